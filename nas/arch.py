@@ -292,7 +292,8 @@ def _check_mixer(mixer: Mixer, in_channels: int, channels: int, cardinality: int
         )
     _require(
         in_channels % groups == 0 and channels % cardinality == 0,
-        f"cardinality {cardinality} must divide the mixer's width, but got {in_channels} channels in and {channels} out",
+        f"cardinality {cardinality} must divide the mixer's width, "
+        f"but got {in_channels} channels in and {channels} out",
     )
     if not isinstance(mixer, Conv):
         _require(

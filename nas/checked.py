@@ -11,7 +11,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def checked(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
-    """`values` as an instance of `model`; raises ValueError with one sentence naming key, value and what was expected."""
+    """`values` as a `model`; raises ValueError with one sentence naming key, value and what was expected."""
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -66,11 +66,11 @@ class StemFile(_Strict):
 class AttentionRule(_Strict):
     """Hidden widths. SK-Net eq. 4: max(C / sk_reduction, sk_min_hidden); ResNeSt: max(C R / split_reduction, min)."""
 
-    sk_reduction: int = Field(16, ge=1)
-    sk_min_hidden: int = Field(32, ge=1)
-    split_reduction: int = Field(4, ge=1)
-    split_min_hidden: int = Field(32, ge=1)
-    gate_min_hidden: int = Field(1, ge=1)
+    sk_reduction: int = Field(default=16, ge=1)
+    sk_min_hidden: int = Field(default=32, ge=1)
+    split_reduction: int = Field(default=4, ge=1)
+    split_min_hidden: int = Field(default=32, ge=1)
+    gate_min_hidden: int = Field(default=1, ge=1)
 
 
 class FixedFile(_Strict):
@@ -81,9 +81,9 @@ class FixedFile(_Strict):
     num_classes: int = Field(ge=2)
     block: BlockKind
     strides: list[int] = Field(min_length=1)
-    expansion: int = Field(1, ge=1)
+    expansion: int = Field(default=1, ge=1)
     base_width: int | dict[str, int] | None = None
-    width_multiple: int = Field(1, ge=1)
+    width_multiple: int = Field(default=1, ge=1)
     stride_in: StrideIn = "mixer"
     true_kernels: bool = False
     split_input: bool = False
@@ -195,7 +195,7 @@ def _read_options(name: str, values: Any, where: str) -> tuple[Option, ...]:
         if option in options:
             raise ValueError(f"{where} names the option {value!r} twice")
         options.append(option)
-    return tuple(sorted(options)) if kind.ordered else tuple(options)  # type: ignore[type-var]
+    return tuple(sorted(options)) if kind.ordered else tuple(options)
 
 
 def _read_scope(name: str, value: Any, stages: int, where: str) -> _Scope:
@@ -228,7 +228,7 @@ def shipped_spaces() -> dict[str, Path]:
 
 
 def every(run: Callable[[Choose], Result]) -> Iterator[tuple[dict[str, Option], Result]]:
-    """Call `run` once for each possible sequence of its choices, in the order of the options; invalid ones are left out."""
+    """Call `run` once for each possible sequence of its choices, in the options' order; invalid ones are left out."""
     script: list[int] = []
     while True:
         made: list[tuple[str, Option, int]] = []
@@ -550,7 +550,7 @@ class SearchSpace:
         raise ValueError(f"space {self.name} has hardly any valid network: 10,000 random walks found none")
 
     def encode(self, arch: Architecture) -> dict[str, Option]:
-        """The first choices, in the order of the walk, that give this network. Raises ValueError for a network outside."""
+        """The first choices, in the order of the walk, that give this network. Raises ValueError when it is outside."""
         arch = arch.canonical()
         header = self._headers.get((arch.stem, arch.avd, arch.shortcut))
         if header is not None and len(arch.stages) == self.stages:

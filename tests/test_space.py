@@ -261,7 +261,7 @@ def test_a_value_outside_the_options_is_refused_in_words() -> None:
         space.decode({**code, "cardinality": 3})
     with pytest.raises(InvalidGenotype, match="'colour' is no gene of space tiny"):
         space.decode({**code, "colour": 1})
-    with pytest.raises(InvalidGenotype, match="the gene depth.1 has no value"):
+    with pytest.raises(InvalidGenotype, match=r"the gene depth\.1 has no value"):
         space.decode({name: value for name, value in code.items() if name != "depth.1"})
 
 
@@ -314,7 +314,7 @@ def test_caps_take_units() -> None:
 
 
 def test_an_unknown_space_names_the_shipped_ones() -> None:
-    with pytest.raises(ValueError, match="neither a file nor a shipped space .*cifar, digits, imagenet, tiny"):
+    with pytest.raises(ValueError, match=r"neither a file nor a shipped space .*cifar, digits, imagenet, tiny"):
         SearchSpace.load("nowhere")
 
 
