@@ -1,0 +1,78 @@
+"""Trains one network: the same function for every executor."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+from nas import record
+from nas.arch import Architecture
+from nas.data import load
+from nas.executors import Result, Spec
+from nas.train import Recipe, train
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""How torch's allocators say it."""
+
+
+def evaluate(spec: Spec, folder: Path) -> Result:
+    """Train the network of `spec`, from the checkpoint in `folder` if there is one.
+
+    Every exception becomes a result of status "error" with a reason of one line; its traceback goes to error.txt.
+    result.json is written before the return, so that a driver which dies loses no finished training. A
+    KeyboardInterrupt passes: the training is then taken up again from its checkpoint.
+    """
+    started = record.now()
+    try:
+        outcome = _train(spec, folder)
+    except Exception as error:
+        record.write_atomic(folder / "error.txt", traceback.format_exc())
+        outcome = {"status": "error", "reason": reason_of(error)}
+    result: Result = {
+        "format": 1,
+        "trial": spec["trial"],
+        "key": spec["key"],
+        **EMPTY,
+        **outcome,
+        "started": started,
+        "finished": record.now(),
+        "versions": record.environment()["versions"],
+    }
+    record.write_json(folder / "result.json", result)
+    return result
+
+
+EMPTY: dict[str, Any] = {
+    "status": "error",
+    "reason": None,
+    "accuracy": None,
+    "loss_curve": [],
+    "epochs": 0,
+    "steps": 0,
+    "seconds": 0.0,
+    "images_per_s": None,
+    "device": None,
+}
+"""What a training that gave nothing reports."""
+
+
+def _train(spec: Spec, folder: Path) -> dict[str, Any]:
+    return train(
+        Architecture.from_json(spec["arch"]),
+        load(**spec["data"]),  # the data layer keeps the last sets of a process in memory
+        Recipe.from_json(spec["recipe"]),
+        epochs=spec["epochs"],
+        seed=spec["seed"],
+        device=spec["device"],
+        checkpoint=folder / "checkpoint.pt",
+    ).to_json()
+
+
+def reason_of(error: Exception) -> str:
+    """One line: out of memory in these words, whatever the sizes were, else the error's name and first line."""
+    text = str(error)
+    if isinstance(error, MemoryError) or any(phrase in text.lower() for phrase in OUT_OF_MEMORY):
+        return "out of memory"
+    first = text.strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

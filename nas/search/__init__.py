@@ -1,0 +1,19 @@
+"""The search: settings, samplers, the gate before training, the study on disk and the driver."""
+
+from nas.search.config import SearchConfig
+from nas.search.driver import SearchStopped, run_search
+from nas.search.events import Ended, Event, Finished, Interrupted, Proposed, Resumed, Started, Summary
+
+__all__ = [
+    "Ended",
+    "Event",
+    "Finished",
+    "Interrupted",
+    "Proposed",
+    "Resumed",
+    "SearchConfig",
+    "SearchStopped",
+    "Started",
+    "Summary",
+    "run_search",
+]

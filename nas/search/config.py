@@ -1,0 +1,81 @@
+"""The settings of a search, checked at the edge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from nas.checked import checked
+from nas.pareto import DIRECTIONS
+from nas.search.samplers import SAMPLERS
+from nas.units import parse_count
+
+Count = Annotated[int, BeforeValidator(parse_count)]
+CAPPED = ("macs", "params")
+"""The costs that can be capped."""
+
+
+class SearchConfig(BaseModel):
+    """Every setting of a search. `SearchConfig.read` reports a mistake in one sentence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Name of the run and of its folder under `out`."""
+    space: str = "digits"
+    """Path of a space's TOML file, or the name of a shipped space."""
+    data: str = "digits"
+    """Source of the images, as `nas.data.load` reads it."""
+    trials: int = Field(30, ge=1)
+    """Finished trainings to reach, failed ones included; a resumed search counts those it has."""
+    epochs: int = Field(5, ge=1)
+    """Epochs of each training."""
+    objectives: tuple[str, ...] = ("accuracy", "macs")
+    """Accuracy and one to three of macs, params, activations."""
+    max_macs: Count | None = None
+    """Cap on multiply-adds, as in 40M; together with the space's own cap the tighter one holds."""
+    max_params: Count | None = None
+    """Cap on parameters, as in 300k."""
+    sampler: str = "tpe"
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    seed: int = Field(0, ge=0)
+    """Seed of proposals, split and trainings."""
+    val_fraction: float = Field(0.2, gt=0, lt=1)
+    """Share of the training images held out to measure accuracy."""
+    train_images: int | None = Field(None, ge=1)
+    """Train on this many images only."""
+    recipe: str | None = None
+    """Name of the training recipe; None lets the data decide."""
+    out: Path = Path("results")
+    """Folder that holds the runs."""
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any], where: str = "search") -> SearchConfig:
+        """Raises ValueError: one sentence with key, value and what was expected; `where` names the settings' origin."""
+        return checked(cls, settings, where)
+
+    @field_validator("objectives")
+    @classmethod
+    def _objectives(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in value if name not in DIRECTIONS]
+        if unknown or "accuracy" not in value or len(value) < 2 or len(set(value)) < len(value):
+            costs = ", ".join(name for name in DIRECTIONS if name != "accuracy")
+            raise ValueError(f"the objectives must be accuracy and one to three of {costs}, each once")
+        return value
+
+    @field_validator("sampler")
+    @classmethod
+    def _sampler(cls, value: str) -> str:
+        if value not in SAMPLERS:
+            raise ValueError(f"the sampler must be one of {', '.join(SAMPLERS)}")
+        return value
+
+    def caps(self, of_space: Mapping[str, int]) -> dict[str, int]:
+        """The caps of the settings and of the space together: the tighter one wins."""
+        own = {"macs": self.max_macs, "params": self.max_params}
+        limits = {metric: [cap for cap in (own[metric], of_space.get(metric)) if cap is not None] for metric in CAPPED}
+        return {metric: min(caps) for metric, caps in limits.items() if caps}

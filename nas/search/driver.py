@@ -1,0 +1,479 @@
+"""The driver of a search: propose, gate, train, record, until enough trainings have finished.
+
+The driver is the only writer of the study. What it knows lies on disk before anything is built on it: a trial is in
+the study before its spec.json, that before its training, and its result.json before its values are told. So the same
+command, run again after a kill at any moment, goes on where the search was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+
+from nas import record
+from nas.arch import Architecture
+from nas.data import ImageData, load
+from nas.executors import Executor, Result, Spec
+from nas.executors.inline import InlineExecutor
+from nas.pareto import DIRECTIONS, losses_from, non_dominated
+from nas.record import Run
+from nas.search.config import SearchConfig
+from nas.search.events import Ended, Event, Finished, Interrupted, Proposed, Resumed, Started, Summary
+from nas.search.gate import REJECTIONS, Candidate, Gate, Ledger, Unseen, require_feasible
+from nas.search.samplers import Proposer, derived_seed
+from nas.search.storage import Row, Store
+from nas.space import Option, SearchSpace
+from nas.train import RECIPES, recipe_for, resolve_device
+
+FORMAT = 1
+ATTEMPTS = 50
+"""Proposals of the sampler for one trial before the driver looks for an unseen network itself."""
+SAME_FAILURES = 5
+"""The search stops when this many trials fail for one reason and none has ever succeeded."""
+
+
+class SearchStopped(RuntimeError):
+    """The search cannot go on; the message says why."""
+
+
+def run_search(
+    config: SearchConfig,
+    *,
+    executor: Executor | None = None,
+    on_event: Callable[[Event], None] = lambda _: None,
+) -> Summary:
+    """Run or resume the search of `config` until its number of trials have finished.
+
+    executor: where trainings run, left open for the caller to close; None trains in this process.
+    Ctrl-C once finishes the trials under way, twice abandons them to their checkpoints; both return a summary.
+    Raises ValueError, before any training, for settings, data or caps that cannot be met and for a study that was
+    started with other settings; SearchStopped when all trials fail for one reason.
+    """
+    plan = _plan(config)
+    with _quiet_optuna(), record.driver_lock(plan.run):
+        _enter(plan)
+        directions = [DIRECTIONS[name] for name in config.objectives]
+        store = Store(plan.run.study_db, config.study, plan.space.genes, directions)
+        try:
+            with _executor(executor) as running:
+                return _Search(plan, store, running, on_event).run()
+        finally:
+            store.close()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A search whose settings have been checked and resolved."""
+
+    config: SearchConfig
+    run: Run
+    space: SearchSpace
+    caps: dict[str, int]
+    anchor: Architecture
+    """A network within the caps."""
+    data: ImageData
+    recipe: dict[str, Any]
+
+    @property
+    def data_settings(self) -> dict[str, Any]:
+        """The arguments of `nas.data.load`."""
+        return {
+            "source": self.config.data,
+            "image_size": self.space.input_size,
+            "val_fraction": self.config.val_fraction,
+            "seed": self.config.seed,
+            "train_images": self.config.train_images,
+        }
+
+
+def _plan(config: SearchConfig) -> _Plan:
+    space = SearchSpace.load(config.space)
+    caps = config.caps(space.caps)
+    anchor = require_feasible(space, caps, config.seed)
+    data = load(
+        config.data,
+        image_size=space.input_size,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+        train_images=config.train_images,
+    )
+    data.require(
+        in_channels=space.in_channels,
+        num_classes=space.num_classes,
+        input_size=space.input_size,
+        where=f"space {space.name}",
+    )
+    resolve_device(config.device)
+    recipe = config.recipe or recipe_for(data)
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, but got {recipe!r}")
+    run = Run(config.out, config.study)
+    return _Plan(config, run, space, caps, anchor, data, RECIPES[recipe].to_json())
+
+
+# ---- run.json ----------------------------------------------------------------------------------------------------
+
+_FREE = ("study", "space", "data", "trials", "device", "out")
+"""Settings that may differ when a search goes on; the space and the data are compared by content."""
+
+
+def _enter(plan: _Plan) -> None:
+    """Write run.json and space.toml, or compare them with those of the search that is resumed."""
+    described = _describe(plan)
+    if not plan.run.exists():
+        if plan.run.study_db.exists():
+            raise ValueError(f"{plan.run.study_db} has no run.json beside it: restore it or choose another study name")
+        plan.run.write_space(plan.space.text)
+        plan.run.write_run(described)
+        return
+    stored = plan.run.read_run()
+    if stored.get("format") != FORMAT:
+        raise ValueError(f"run.json of study {plan.config.study!r} has format {stored.get('format')!r}, not {FORMAT}")
+    changes = _changes(_fixed_part(stored), _fixed_part(described))
+    if changes:
+        lines = "".join(f"\n  {change}" for change in changes)
+        raise ValueError(
+            f"study {plan.config.study!r} was started with other settings: restore them or choose another name{lines}"
+        )
+    if stored["config"] != described["config"]:
+        plan.run.write_run({**stored, "config": described["config"]})
+
+
+def _describe(plan: _Plan) -> dict[str, Any]:
+    settings = plan.config.model_dump(mode="json", exclude={"max_macs", "max_params"})
+    data = plan.data
+    value = {
+        "format": FORMAT,
+        "created": record.now(),
+        "config": {**settings, "caps": plan.caps, "recipe": plan.recipe},
+        "space": plan.space.to_json(),
+        "data": {
+            "name": data.name,
+            "digest": data.digest,
+            "classes": list(data.classes),
+            "size": data.size,
+            "channels": data.channels,
+            "train": len(data.train),
+            "val": len(data.val),
+        },
+        "environment": record.environment(),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(value))
+    return plain
+
+
+def _fixed_part(described: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same when a search goes on."""
+    config = {name: value for name, value in described["config"].items() if name not in _FREE}
+    return {"config": config, "space": described["space"], "data": {"digest": described["data"]["digest"]}}
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One line for each key that differs, as in "space.genes.depth: [1, 2] -> [1, 2, 3]"."""
+    lines: list[str] = []
+    for name in dict.fromkeys((*before, *after)):
+        old, new = before.get(name, "none"), after.get(name, "none")
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += _changes(old, new, f"{prefix}{name}.")
+        elif old != new:
+            lines.append(f"{prefix}{name}: {old} -> {new}")
+    return lines
+
+
+# ---- the loop ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Pick:
+    """The network of the next trial, with what the study keeps of how it was found."""
+
+    candidate: Candidate
+    genotype: dict[str, Option]
+    notes: dict[str, Any]
+    rejected: dict[str, int]
+
+
+class _Search:
+    def __init__(self, plan: _Plan, store: Store, executor: Executor, on_event: Callable[[Event], None]) -> None:
+        self._plan = plan
+        self._config = plan.config
+        self._run = plan.run
+        self._store = store
+        self._executor = executor
+        self._on_event = on_event
+        self._rows = store.rows()
+        self._seen = {row.key for row in self._rows}
+        self._gate = Gate(plan.space, plan.caps, self._seen)
+        self._unseen = Unseen(self._gate, plan.config.seed)
+        self._seconds = [seconds for row in self._rows if (seconds := self._seconds_of(row)) is not None]
+        self._again: list[Row] = []
+        self._under_way: set[int] = set()
+        self._failures: list[str] = []
+        self._added = 0
+        self._stopping = False
+        self._exhausted = ""
+        self._begun = time.monotonic()
+
+    def run(self) -> Summary:
+        self._on_event(self._started())
+        self._recover()
+        with _on_interrupt(self._interrupt), contextlib.suppress(KeyboardInterrupt):
+            self._loop()
+        self._write()
+        summary = self._summary()
+        self._on_event(Ended(summary))
+        return summary
+
+    def _loop(self) -> None:
+        while True:
+            while self._wants_more() and self._begin():
+                pass
+            if not self._under_way:
+                return
+            for result in self._executor.wait():
+                self._under_way.discard(result["trial"])
+                self._finish(result)
+
+    def _wants_more(self) -> bool:
+        room = len(self._under_way) < self._executor.capacity
+        return room and not self._stopping and self._finished + len(self._under_way) < self._config.trials
+
+    @property
+    def _finished(self) -> int:
+        return sum(not row.running for row in self._rows)
+
+    # beginning a trial
+
+    def _begin(self) -> bool:
+        """Hand a trial to the executor; False when there is none to begin."""
+        row = self._again.pop(0) if self._again else self._next()
+        if row is None:
+            return False
+        arch = self._plan.space.decode(row.genotype)
+        spec = self._spec(row, arch)
+        self._run.write_spec(row.number, spec)
+        self._on_event(Proposed(row.number, row.key, row.cost, arch.summary(), row.rejected))
+        self._executor.submit(spec, self._run.trial_folder(row.number))
+        self._under_way.add(row.number)
+        return True
+
+    def _next(self) -> Row | None:
+        """Enter a new trial in the study."""
+        pick = self._pick()
+        if pick is None:
+            self._exhausted = self._unseen.exhausted()
+            return None
+        found = pick.candidate
+        self._store.add(pick.genotype, pick.notes, key=found.key, cost=found.cost, rejected=pick.rejected)
+        self._seen.add(found.key)
+        self._rows = self._store.rows()
+        return self._rows[-1]
+
+    def _pick(self) -> _Pick | None:
+        """The sampler's first proposal that passes the gate, else an unseen network."""
+        number = len(self._rows)
+        directions = [DIRECTIONS[name] for name in self._config.objectives]
+        history = [row.frozen for row in self._rows]
+        proposer = Proposer(self._plan.space, directions, self._config.sampler, self._config.seed, number, history)
+        rejected: dict[str, int] = dict.fromkeys(REJECTIONS, 0)
+        for attempt in range(ATTEMPTS):
+            draw = proposer.draw(attempt)
+            verdict = self._gate.check(draw.genotype)
+            if isinstance(verdict, Candidate):
+                return _Pick(verdict, draw.genotype, draw.notes, rejected)
+            rejected[verdict] += 1
+        found = self._unseen.find(number, [*self._front(), self._plan.anchor])
+        if found is None:
+            return None
+        # The sampler's notes go with the trial all the same: without them NSGA-II would leave it out of its generation.
+        return _Pick(found, self._plan.space.encode(found.arch), draw.notes, rejected)
+
+    def _front(self) -> list[Architecture]:
+        complete = [row for row in self._rows if row.values is not None]
+        objectives = self._config.objectives
+        values = [dict(zip(objectives, row.values or (), strict=True)) for row in complete]
+        mask = non_dominated(losses_from(values, objectives)) if values else np.zeros(0, dtype=bool)
+        return [self._plan.space.decode(row.genotype) for row, on_front in zip(complete, mask, strict=True) if on_front]
+
+    def _spec(self, row: Row, arch: Architecture) -> Spec:
+        return {
+            "format": FORMAT,
+            "study": self._config.study,
+            "trial": row.number,
+            "key": row.key,
+            "arch": arch.to_json(),
+            "genotype": row.genotype,
+            "cost": row.cost,
+            "seed": derived_seed("train", self._config.seed, row.number),
+            "epochs": self._config.epochs,
+            "recipe": self._plan.recipe,
+            "data": self._plan.data_settings,
+            "device": self._config.device,
+        }
+
+    # finishing a trial
+
+    def _finish(self, result: Result) -> None:
+        row = self._rows[result["trial"]]
+        reason = _failure(result)
+        if reason is None:
+            known = {**row.cost, "accuracy": result["accuracy"]}
+            self._store.complete(row.number, [known[name] for name in self._config.objectives])
+            self._seconds.append(float(result["seconds"]))
+        else:
+            self._store.fail(row.number, reason)
+            self._failures.append(reason)
+        self._rows = self._store.rows()
+        self._added += 1
+        self._write()
+        self._on_event(
+            Finished(
+                trial=row.number,
+                key=row.key,
+                state="complete" if reason is None else "failed",
+                accuracy=result["accuracy"] if reason is None else None,
+                cost=row.cost,
+                summary=self._plan.space.decode(row.genotype).summary(),
+                seconds=float(result["seconds"]),
+                reason=reason,
+                finished=self._finished,
+                trials=self._config.trials,
+            )
+        )
+        self._stop_if_hopeless(row)
+
+    def _stop_if_hopeless(self, last: Row) -> None:
+        hopeless = len(self._failures) >= SAME_FAILURES and len(set(self._failures)) == 1
+        if hopeless and all(row.values is None for row in self._rows):
+            folder = self._run.trial_folder(last.number)
+            raise SearchStopped(
+                f"the first {len(self._failures)} trials all failed for one reason: {self._failures[0]} (see {folder})"
+            )
+
+    def _write(self) -> None:
+        self._run.write_ledger(self._ledger().to_json())
+        self._run.write_tables(self._config.objectives)
+
+    def _ledger(self) -> Ledger:
+        return Ledger.of((row.rejected for row in self._rows), self._seconds)
+
+    # resuming and stopping
+
+    def _recover(self) -> None:
+        """Enter trainings that ended without being told; put those under way in the queue."""
+        if not self._rows:
+            return
+        recovered = []
+        for row in [row for row in self._rows if row.running]:
+            result = self._run.read_result(row.number)
+            if result is not None and result.get("key") == row.key:
+                self._finish(result)
+                recovered.append(row.number)
+            else:
+                self._again.append(row)
+        self._on_event(Resumed(tuple(recovered), tuple(row.number for row in self._again)))
+
+    def _seconds_of(self, row: Row) -> float | None:
+        result = self._run.read_result(row.number) if row.values is not None else None
+        return None if result is None else float(result["seconds"])
+
+    def _interrupt(self) -> None:
+        """First call: stop asking. Second: leave now."""
+        if self._stopping:
+            raise KeyboardInterrupt
+        self._stopping = True
+        self._on_event(Interrupted(tuple(sorted(self._under_way))))
+
+    def _started(self) -> Started:
+        return Started(
+            study=self._config.study,
+            folder=self._run.folder,
+            space=self._plan.space.name,
+            networks=self._plan.space.size(),
+            objectives=self._config.objectives,
+            caps=self._plan.caps,
+            sampler=self._config.sampler,
+            epochs=self._config.epochs,
+            trials=self._config.trials,
+            finished=self._finished,
+        )
+
+    def _summary(self) -> Summary:
+        return Summary(
+            study=self._config.study,
+            folder=self._run.folder,
+            finished=self._finished,
+            failed=sum(not row.running and row.values is None for row in self._rows),
+            added=self._added,
+            interrupted=self._stopping,
+            ended=self._ended(),
+            ledger=self._ledger(),
+            seconds=time.monotonic() - self._begun,
+        )
+
+    def _ended(self) -> str:
+        if self._finished < self._config.trials:
+            so_far = f"{self._finished} of {self._config.trials} trials are finished"
+            return self._exhausted or f"interrupted: {so_far}; the same command goes on"
+        if self._added == 0:
+            return f"nothing to add: {self._finished} trials are finished, {self._config.trials} were asked for"
+        return f"all {self._config.trials} trials are finished"
+
+
+def _failure(result: Result) -> str | None:
+    """Why a result is no accuracy to tell; None if it is one."""
+    accuracy = result["accuracy"]
+    if result["status"] != "ok":
+        return str(result["reason"] or result["status"])
+    if accuracy is None or not math.isfinite(accuracy):
+        return f"the accuracy is {accuracy}"
+    return None
+
+
+@contextlib.contextmanager
+def _executor(given: Executor | None) -> Iterator[Executor]:
+    if given is not None:
+        yield given
+        return
+    from nas.executors.worker import evaluate
+
+    own = InlineExecutor(evaluate)
+    try:
+        yield own
+    finally:
+        own.close()
+
+
+@contextlib.contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+@contextlib.contextmanager
+def _on_interrupt(act: Callable[[], None]) -> Iterator[None]:
+    """Call `act` for Ctrl-C and for a polite kill, as long as the block runs; only a main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: act()) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,102 @@
+"""What a search tells whoever watches it. The driver prints nothing; the command line draws these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas.search.gate import Ledger
+
+
+@dataclass(frozen=True)
+class Started:
+    """The settings are checked, the study is open; nothing is trained yet."""
+
+    study: str
+    folder: Path
+    space: str
+    networks: int
+    """Size of the space."""
+    objectives: tuple[str, ...]
+    caps: dict[str, int]
+    sampler: str
+    epochs: int
+    trials: int
+    """Finished trainings to reach."""
+    finished: int
+    """Finished trainings already there."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A search that had ended or died goes on."""
+
+    recovered: tuple[int, ...]
+    """Trials whose training had ended without being entered in the study: entered now."""
+    again: tuple[int, ...]
+    """Trials that were under way: trained on from their checkpoints."""
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """A network passed the gate and its training begins."""
+
+    trial: int
+    key: str
+    cost: dict[str, int]
+    summary: dict[str, str]
+    """The genes in words."""
+    rejected: dict[str, int]
+    """Proposals turned away before this one, by reason."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A training ended and is entered in the study."""
+
+    trial: int
+    key: str
+    state: str
+    """complete or failed"""
+    accuracy: float | None
+    """On the validation split, 0..1; None if failed."""
+    cost: dict[str, int]
+    summary: dict[str, str]
+    seconds: float
+    reason: str | None
+    finished: int
+    trials: int
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """The user asked to stop: trials under way are finished, no more are begun."""
+
+    under_way: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a search ended."""
+
+    study: str
+    folder: Path
+    finished: int
+    """Trials of the study that are complete or failed."""
+    failed: int
+    added: int
+    """Of these, finished by this call."""
+    interrupted: bool
+    ended: str
+    """Why it ended, in words."""
+    ledger: Ledger
+    seconds: float
+    """Wall time of this call."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    summary: Summary
+
+
+Event = Started | Resumed | Proposed | Finished | Interrupted | Ended

@@ -1,0 +1,121 @@
+"""The study on disk: Optuna's SQLite file with one writer.
+
+A trial is added in one transaction, as RUNNING and with all that belongs to it. `study.ask` would commit each
+parameter by itself, so a kill in between would leave a trial without some of its genes, or one that waits in a queue.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import RandomSampler
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from nas.search.samplers import Direction, distributions, to_genotype, to_params
+from nas.space import Gene, Option
+
+ATTRIBUTE = "nas"
+"""The one user attribute of a trial: its key, its cost, the rejections before it and, if it failed, the reason."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial of the study; `frozen` is Optuna's view of it."""
+
+    number: int
+    genotype: dict[str, Option]
+    key: str
+    cost: dict[str, int]
+    rejected: dict[str, int]
+    values: tuple[float, ...] | None
+    """The objectives, in their order; None unless complete."""
+    frozen: FrozenTrial
+
+    @property
+    def running(self) -> bool:
+        return not self.frozen.state.is_finished()
+
+
+class Store:
+    """The persistent study. Only the process that holds the driver's lock may have one."""
+
+    def __init__(self, path: Path, study: str, genes: Sequence[Gene], directions: Sequence[Direction]) -> None:
+        """Open the study in the file `path`, or make it. Raises ValueError if it has other directions."""
+        self._genes = genes
+        # The address is a dummy, because Optuna reads a pattern in it: the creator knows the path.
+        self._storage = RDBStorage("sqlite:///study.db", engine_kwargs={"creator": lambda: _connect(path)})
+        self._study = optuna.create_study(
+            storage=self._storage,
+            study_name=study,
+            directions=list(directions),
+            sampler=RandomSampler(0),
+            load_if_exists=True,
+        )
+        # load_if_exists keeps stored directions without a word.
+        stored = [direction.name.lower() for direction in self._study.directions]
+        if stored != list(directions):
+            self.close()
+            raise ValueError(f"{path} holds a study with the directions {stored}, but the objectives need {directions}")
+
+    def rows(self) -> list[Row]:
+        """All trials, in order of their numbers."""
+        return [self._row(trial) for trial in self._study.get_trials(deepcopy=False)]
+
+    def _row(self, trial: FrozenTrial) -> Row:
+        about = trial.user_attrs[ATTRIBUTE]
+        return Row(
+            number=trial.number,
+            genotype=to_genotype(self._genes, trial.params),
+            key=about["key"],
+            cost=about["cost"],
+            rejected=about["rejected"],
+            values=None if trial.values is None else tuple(trial.values),
+            frozen=trial,
+        )
+
+    def add(
+        self,
+        genotype: Mapping[str, Option],
+        notes: Mapping[str, Any],
+        *,
+        key: str,
+        cost: Mapping[str, int],
+        rejected: Mapping[str, int],
+    ) -> None:
+        """Add a running trial. `notes` are those that the sampler left on it."""
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=to_params(self._genes, genotype),
+            distributions=distributions(self._genes),
+            user_attrs={ATTRIBUTE: {"key": key, "cost": dict(cost), "rejected": dict(rejected)}},
+            system_attrs=dict(notes),
+        )
+        self._study.add_trial(trial)
+
+    def complete(self, number: int, values: Sequence[float]) -> None:
+        self._study.tell(number, list(values), state=TrialState.COMPLETE)
+
+    def fail(self, number: int, reason: str) -> None:
+        study_id = self._storage.get_study_id_from_name(self._study.study_name)
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        about = self._storage.get_trial(trial_id).user_attrs[ATTRIBUTE]
+        self._storage.set_trial_user_attr(trial_id, ATTRIBUTE, {**about, "reason": reason})
+        self._study.tell(number, state=TrialState.FAIL)
+
+    def close(self) -> None:
+        self._storage.remove_session()
+        self._storage.engine.dispose()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Write-ahead log: one fsync a commit less, readable while it is written (measured 57 ms a trial, not 600)."""
+    connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    return connection
