@@ -1,0 +1,288 @@
+"""The command line: `nas search`, `space`, `cost`, `front`, `report`, `export`."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import tomllib
+import traceback
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nas import __version__, terminal
+from nas.units import format_count, parse_count
+
+app = typer.Typer(
+    name="nas",
+    help="Accuracy-cost Pareto fronts of ResNet, ResNeXt, SE-Net, SK-Net and ResNeSt on your images.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Study = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a search, as in results/digits.")]
+SpaceSource = Annotated[str, typer.Argument(metavar="SPACE", help="A space's TOML file, or a shipped one's name.")]
+MaxMacs = Annotated[str | None, typer.Option(metavar="COUNT", help="At most this many multiply-adds, as in 20M.")]
+MaxParams = Annotated[str | None, typer.Option(metavar="COUNT", help="At most this many parameters, as in 300k.")]
+Knee = Annotated[bool, typer.Option("--knee", help="The front's knee: where more cost stops buying much accuracy.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. A user's mistake is one sentence and exit code 2; `--debug` shows where it was raised."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        app(args=[word for word in given if word != "--debug"], prog_name="nas")
+    except ValueError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"nas: {error}", file=sys.stderr)
+        return 2
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return 0
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(f"paretonest {__version__}")
+
+
+@app.command()
+def search(
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings from a TOML file; options win.")] = None,
+    space: Annotated[str | None, typer.Option(help="A space's TOML file, or a shipped one's name. [digits]")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="digits, an .npz file, a folder of class folders, or a torchvision set's name. [digits]"),
+    ] = None,
+    study: Annotated[str | None, typer.Option(help="Name of the run. [space, or space-data]")] = None,
+    trials: Annotated[int | None, typer.Option(help="Trainings to reach, those of earlier calls included.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of each training.")] = None,
+    objectives: Annotated[
+        str | None, typer.Option(help="accuracy and one to three of macs, params, activations. [accuracy,macs]")
+    ] = None,
+    max_macs: MaxMacs = None,
+    max_params: MaxParams = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, nsga2 or random. [tpe]")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Training recipe by name. [by the data]")] = None,
+    train_images: Annotated[int | None, typer.Option(help="Train on this many images only. [all]")] = None,
+    val_fraction: Annotated[float | None, typer.Option(help="Share of the images held out to measure accuracy.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps. [auto]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of proposals, split and trainings. [0]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder that holds the runs. [results]")] = None,
+) -> None:
+    """Search for the best accuracy-cost trade-offs; the same command again resumes.
+
+    \b
+    nas search
+    nas search --space cifar --data cifar10.npz --trials 200 --epochs 3 --max-macs 20M
+    nas search --space my_space.toml --data photos/ --objectives accuracy,macs,params
+    nas search --config my_search.toml --seed 1 --study second-seed
+    """
+    from nas.report import write_report
+    from nas.search.driver import run_search
+
+    options = {name: value for name, value in locals().items() if name in SETTINGS and value is not None}
+    settings = read_settings(config, options)
+    screen = terminal.Progress(settings)
+    with screen:
+        summary = run_search(settings, on_event=screen.show)
+    run = summary.run
+    report = write_report(run)
+    screen.end(summary, report)
+    if summary.interrupted:
+        raise typer.Exit(130)
+    if not summary.complete:
+        raise typer.Exit(1)
+
+
+SETTINGS = (
+    *("space", "data", "study", "trials", "epochs", "objectives", "max_macs", "max_params", "sampler", "recipe"),
+    *("train_images", "val_fraction", "device", "seed", "out"),
+)
+
+
+def read_settings(file: Path | None, options: dict[str, Any]) -> Any:
+    """Settings of the TOML file, overridden by the options given. The study is named after space and data."""
+    from nas.search.config import SearchConfig
+
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"--config {file} cannot be read: {error.strerror}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"--config {file} is not valid TOML: {error}") from None
+    values |= options
+    if isinstance(values.get("objectives"), str):
+        values["objectives"] = [name.strip() for name in values["objectives"].split(",")]
+    if "study" not in values:
+        names = [Path(str(values.get(name, "digits"))).stem for name in ("space", "data")]
+        values["study"] = "-".join(dict.fromkeys(names))
+    return SearchConfig.read(values, where=str(file) if file is not None else "search")
+
+
+@app.command()
+def space(
+    source: SpaceSource,
+    samples: Annotated[int, typer.Option(help="Networks to price for the range of costs.", min=1)] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
+) -> None:
+    """Show a space: its genes, its exact size and what its networks cost.
+
+    \b
+    nas space cifar
+    nas space my_space.toml --samples 10000
+    """
+    from nas.cost.formula import cost
+    from nas.space import SearchSpace
+
+    found = SearchSpace.load(source)
+    size = found.size()
+    rng = random.Random(seed)
+    whole = size <= samples
+    networks: Iterator[Any] = iter(found) if whole else (found.sample(rng) for _ in range(samples))
+    costs = [cost(arch, found.input_size) for arch in islice(networks, samples)]
+    screen = terminal.console()
+    screen.print(f"{found.name}: {found.description}", highlight=False)
+    screen.print(f"{size:,} different networks, input {found.in_channels}x{found.input_size}x{found.input_size}")
+    genes = [{"gene": gene.name, "options": ", ".join(map(str, gene.options))} for gene in found.genes]
+    screen.print(terminal.table("Genes", genes, ["gene", "options"]))
+    screen.print(terminal.cost_range(costs, found.caps, "all networks" if whole else f"{samples} random walks, seed {seed}"))
+
+
+@app.command()
+def cost(
+    files: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="config.json of exported networks.")],
+    input_size: Annotated[int | None, typer.Option(help="Side of the images. [the one in the file]", min=1)] = None,
+    measure: Annotated[bool, typer.Option(help="Also build the network and let fvcore count it.")] = True,
+) -> None:
+    """Count parameters, multiply-adds and activations, by formula and by fvcore.
+
+    \b
+    nas cost results/digits/best/*/config.json
+    nas cost config.json --input-size 64 --no-measure
+    """
+    from nas.export.config import read_architecture
+
+    rows = []
+    for file in files:
+        arch, own_size = read_architecture(file)
+        side = input_size or own_size
+        if side is None:
+            raise ValueError(f"{file} names no input_size: give --input-size")
+        rows.append({"network": f"{file.parent.name}/{file.name}", **_priced(arch, side, measure)})
+    terminal.console().print(terminal.table("Cost", rows, list(rows[0])))
+
+
+def _priced(arch: Any, side: int, measure: bool) -> dict[str, Any]:
+    from nas.cost.formula import cost as formula
+
+    exact = formula(arch, side)
+    row = {
+        "family": arch.family,
+        "input": side,
+        "params": f"{exact.params:,}",
+        "macs": f"{exact.macs:,}",
+        "activations": f"{exact.activations:,}",
+    }
+    if measure:
+        from nas.cost.measure import measure as count
+
+        counted = count(arch, side)
+        equal = (counted.params, counted.macs, counted.activations) == (exact.params, exact.macs, exact.activations)
+        row |= {"fvcore": "equal" if equal else f"{counted.macs:,}", "fvcore total": f"{counted.fvcore_total:,}"}
+    return row
+
+
+@app.command()
+def front(
+    run: Study,
+    max_macs: MaxMacs = None,
+    max_params: MaxParams = None,
+    knee: Knee = False,
+) -> None:
+    """Print the Pareto front of a search, or pick from it.
+
+    \b
+    nas front results/digits
+    nas front results/digits --max-macs 500k
+    nas front results/digits --knee
+    """
+    from nas.export.pick import objectives_of, pick, under
+
+    found = run_at(run)
+    objectives = objectives_of(found)
+    rows = under(found.front(objectives), _caps(max_macs, max_params))
+    if knee:
+        rows = rows[rows["trial"] == pick(rows, objectives, knee=True)]
+    terminal.console().print(terminal.front_table(rows, objectives))
+
+
+@app.command()
+def report(run: Study) -> None:
+    """Write report.html again from the recorded trials.
+
+    \b
+    nas report results/digits
+    """
+    from nas.report import write_report
+
+    print(write_report(run_at(run)))
+
+
+@app.command()
+def export(
+    run: Study,
+    max_macs: MaxMacs = None,
+    max_params: MaxParams = None,
+    knee: Knee = False,
+    trial: Annotated[int | None, typer.Option(help="The network of this trial.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write into. [RUN/best/KEY]")] = None,
+) -> None:
+    """Write the picked network's config.json: by default the most accurate of the front.
+
+    \b
+    nas export results/digits --knee
+    nas export results/digits --max-macs 500k --out my_network
+    nas export results/digits --trial 7
+    """
+    from nas.export.config import write_config
+    from nas.export.pick import objectives_of, pick, require_complete, under
+
+    found = run_at(run)
+    objectives = objectives_of(found)
+    if trial is not None:
+        if knee or max_macs or max_params:
+            raise ValueError("--trial picks one network: it cannot stand beside --knee, --max-macs or --max-params")
+        chosen = require_complete(found.trials(), trial)
+    else:
+        chosen = pick(under(found.front(objectives), _caps(max_macs, max_params)), objectives, knee=knee)
+    print(write_config(found, chosen, out))
+
+
+def run_at(folder: Path) -> Any:
+    """The run in a folder. Raises ValueError when there is none."""
+    from nas.record import Run
+
+    full = Path(os.path.normpath(folder.absolute()))
+    run = Run(full.parent, full.name)
+    if not run.exists():
+        raise ValueError(f"{folder} holds no search: give a folder with a run.json, as in results/digits")
+    return run
+
+
+def _caps(max_macs: str | None, max_params: str | None) -> dict[str, int]:
+    caps = {"macs": max_macs, "params": max_params}
+    return {metric: parse_count(cap) for metric, cap in caps.items() if cap is not None}

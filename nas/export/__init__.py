@@ -1,0 +1,1 @@
+"""What leaves a search: picks from the front, and the files of a picked network."""

@@ -1,0 +1,62 @@
+"""`config.json`: one network with its cost, its accuracy and where they come from, readable without this package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nas.arch import Architecture
+from nas.record import Run, read_json, write_json
+
+FORMAT = 1
+
+
+def network_config(run: Run, trial: int) -> dict[str, Any]:
+    """The network of a finished trial as plain JSON: architecture, cost, accuracy and how both came to be."""
+    spec = run.read_spec(trial)
+    result = run.read_result(trial)
+    if result is None or result.get("status") != "ok":
+        raise ValueError(f"trial {trial} of study {run.study} has not finished: pick a complete one")
+    arch = Architecture.from_json(spec["arch"]).canonical()
+    settings = run.read_run()
+    return {
+        "format": FORMAT,
+        "key": arch.key,
+        "architecture": arch.to_json(),
+        "family": arch.family,
+        "input_size": settings["space"]["fixed"]["input_size"],
+        "cost": spec["cost"],
+        "accuracy": {
+            "value": result["accuracy"],
+            "measured": "validation split, one training",
+            "epochs": result["epochs"],
+            "seed": spec["seed"],
+        },
+        "data": {**spec["data"], "digest": settings["data"]["digest"]},
+        "recipe": spec["recipe"],
+        "found": {
+            "study": run.study,
+            "trial": trial,
+            "genotype": spec["genotype"],
+            "sampler": settings["config"]["sampler"],
+        },
+        "environment": settings["environment"],
+    }
+
+
+def write_config(run: Run, trial: int, folder: Path | None = None) -> Path:
+    """Write config.json into `folder` (default: best/<key> of the study) and return its path."""
+    config = network_config(run, trial)
+    path = (folder if folder is not None else run.path("best", str(config["key"]))) / "config.json"
+    write_json(path, config)
+    return path
+
+
+def read_architecture(path: Path) -> tuple[Architecture, int | None]:
+    """The architecture in a config.json, or in a bare architecture's JSON, and the input size if the file has one."""
+    value: Mapping[str, Any] = read_json(path)
+    try:
+        return Architecture.from_json(value.get("architecture", value)), value.get("input_size")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
