@@ -1,0 +1,159 @@
+"""Mixers: the spatial part of a block. Each ends in its own activation.
+
+    U_m = relu(BN_m(conv_m(x_m)));  a = weighting(fc2(relu(BN(fc1(GAP(sum_m U_m))))));  y = sum_m a_m . U_m
+
+Shapes in names: B batch, M branches (radix R of split attention), K attention groups, C channels, c = C/K,
+H and W space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nas.arch import Conv, Mixer, SelectiveKernel, SplitAttention
+from nas.models.layers import Conv2d, ConvBN, global_mean, no_autocast
+
+
+class AttentionMixer(nn.Module):
+    """What SK-Net and ResNeSt share: fc1, fc_bn, fc2 and the weighted sum of the branches."""
+
+    fc1: Conv2d
+    fc_bn: nn.BatchNorm2d
+    fc2: Conv2d
+
+    def add_attention(self, mixer: SelectiveKernel | SplitAttention, channels: int) -> None:
+        groups, bias = mixer.attention_groups, mixer.attention_bias
+        self.groups = groups
+        self.branches = mixer.branches
+        self.fc1 = Conv2d(channels, mixer.hidden, groups=groups, bias=bias)
+        self.fc_bn = nn.BatchNorm2d(mixer.hidden)
+        self.fc2 = Conv2d(mixer.hidden, mixer.branches * channels, groups=groups, bias=bias)
+
+    def logits(self, pooled_BC11: Tensor) -> Tensor:
+        """B x M x C x 1 x 1. fc2 is grouped, so its rows are group-major: row k*(M*C/K) + m*(C/K) + c'."""
+        with no_autocast(pooled_BC11.device):
+            z_Bh11 = self.fc_bn(self.fc1(pooled_BC11)).relu_()
+            rows_BKMc11 = torch.unflatten(self.fc2(z_Bh11), 1, (self.groups, self.branches, -1))
+            logits_BMC11: Tensor = rows_BKMc11.transpose(1, 2).flatten(2, 3)
+            return logits_BMC11
+
+    def weights(self, logits_BMC11: Tensor) -> Tensor:
+        return logits_BMC11.softmax(dim=1)
+
+    def attend(self, maps_BCHW: Sequence[Tensor], pooled_BC11: Tensor) -> Tensor:
+        """sum_m a_m . U_m for the branches U_m = `maps_BCHW[m]`, whose sum has the mean `pooled_BC11`."""
+        weights_BMC11 = self.weights(self.logits(pooled_BC11)).to(maps_BCHW[0].dtype)
+        return weighted_sum(maps_BCHW, weights_BMC11.unbind(1))
+
+
+def weighted_sum(maps_BCHW: Sequence[Tensor], weights_BC11: Sequence[Tensor]) -> Tensor:
+    """sum_m a_m . U_m; two branches must have weights that add up to 1.
+
+    A view to B x M x C x H x W and a sum over M says the same, but loses channels_last.
+    """
+    if len(maps_BCHW) == 2:
+        return torch.lerp(maps_BCHW[1], maps_BCHW[0], weights_BC11[0])
+    total_BCHW = maps_BCHW[0] * weights_BC11[0]
+    for map_BCHW, weight_BC11 in zip(maps_BCHW[1:], weights_BC11[1:], strict=True):
+        total_BCHW = torch.addcmul(total_BCHW, map_BCHW, weight_BC11)
+    return total_BCHW
+
+
+class SelectiveKernelMixer(AttentionMixer):
+    """Selective kernels (SK-Net, https://arxiv.org/abs/1903.06586, section 3.1): softmax across branches.
+
+    U_m = relu(BN_m(conv_m(x_m))): x_m is x, or with `split_input` the m-th part of its channels.
+    """
+
+    def __init__(
+        self, mixer: SelectiveKernel, in_channels: int, channels: int, *, stride: int = 1, cardinality: int = 1
+    ) -> None:
+        super().__init__()
+        self.split_input = mixer.split_input
+        part_channels = in_channels // mixer.branches if mixer.split_input else in_channels
+        for m, kernel in enumerate(mixer.kernels):
+            branch = ConvBN(part_channels, channels, kernel, stride=stride, groups=cardinality)
+            self.add_module(f"branch{m}", branch)
+        self.add_attention(mixer, channels)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        parts = x_BCHW.chunk(self.branches, dim=1) if self.split_input else (x_BCHW,) * self.branches
+        maps = [self.get_submodule(f"branch{m}")(part) for m, part in enumerate(parts)]
+        pooled_MBC11 = [global_mean(u_BCHW, self.fc1.weight.dtype) for u_BCHW in maps]
+        return self.attend(maps, torch.stack(pooled_MBC11).sum(dim=0))
+
+
+class SplitAttentionMixer(AttentionMixer):
+    """Split attention (ResNeSt, https://arxiv.org/abs/2004.08955, section 3.1): one conv for all R splits.
+
+    V = relu(BN(conv(x))), groups K*R; U_r = channels [r*C, (r+1)*C) of V; softmax over r, sigmoid for R = 1.
+    """
+
+    def __init__(
+        self, mixer: SplitAttention, in_channels: int, channels: int, *, stride: int = 1, cardinality: int = 1
+    ) -> None:
+        super().__init__()
+        self.add_convs(mixer, in_channels, channels, stride, cardinality)
+        self.conv_bn = nn.BatchNorm2d(mixer.radix * channels)
+        self.add_attention(mixer, channels)
+
+    def add_convs(self, mixer: SplitAttention, in_channels: int, channels: int, stride: int, cardinality: int) -> None:
+        groups = cardinality * mixer.radix
+        self.conv = Conv2d(in_channels, mixer.radix * channels, mixer.kernels[0], stride=stride, groups=groups)
+
+    def convolve(self, x_BCHW: Tensor) -> Tensor:
+        """B x R*C x H x W, radix-major."""
+        y: Tensor = self.conv(x_BCHW)
+        return y
+
+    def weights(self, logits_BMC11: Tensor) -> Tensor:
+        return logits_BMC11.softmax(dim=1) if self.branches > 1 else logits_BMC11.sigmoid()
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        v_BCHW = self.conv_bn(self.convolve(x_BCHW)).relu_()
+        pooled_BRC11 = torch.unflatten(global_mean(v_BCHW, self.fc1.weight.dtype), 1, (self.branches, -1))
+        return self.attend(v_BCHW.chunk(self.branches, dim=1), pooled_BRC11.sum(dim=1))
+
+
+class HybridMixer(SplitAttentionMixer):
+    """Split attention whose splits have different kernels (in none of the papers).
+
+    Split r sees the r-th part of the input channels: U_r = relu(BN_r(conv_r(x_r))), K groups each.
+    """
+
+    def add_convs(self, mixer: SplitAttention, in_channels: int, channels: int, stride: int, cardinality: int) -> None:
+        part_channels = in_channels // mixer.radix
+        for r, kernel in enumerate(mixer.kernels):
+            conv = Conv2d(part_channels, channels, kernel, stride=stride, groups=cardinality)
+            self.add_module(f"conv{r}", conv)
+
+    def convolve(self, x_BCHW: Tensor) -> Tensor:
+        parts = x_BCHW.chunk(self.branches, dim=1)
+        return torch.cat([self.get_submodule(f"conv{r}")(part) for r, part in enumerate(parts)], dim=1)
+
+
+def _conv(mixer: Conv, in_channels: int, channels: int, *, stride: int, cardinality: int) -> nn.Module:
+    """relu(BN(conv(x))) (ResNet, https://arxiv.org/abs/1512.03385; ResNeXt, https://arxiv.org/abs/1611.05431)."""
+    return ConvBN(in_channels, channels, mixer.kernel, stride=stride, groups=cardinality)
+
+
+def _split_attention(
+    mixer: SplitAttention, in_channels: int, channels: int, *, stride: int, cardinality: int
+) -> nn.Module:
+    form = SplitAttentionMixer if len(mixer.kernels) == 1 else HybridMixer
+    return form(mixer, in_channels, channels, stride=stride, cardinality=cardinality)
+
+
+MIXERS: dict[type, Callable[..., nn.Module]] = {
+    Conv: _conv,
+    SelectiveKernel: SelectiveKernelMixer,
+    SplitAttention: _split_attention,
+}
+
+
+def build_mixer(mixer: Mixer, in_channels: int, channels: int, *, stride: int, cardinality: int) -> nn.Module:
+    """B x in_channels x H x W -> B x channels x ceil(H/stride) x ceil(W/stride)."""
+    return MIXERS[type(mixer)](mixer, in_channels, channels, stride=stride, cardinality=cardinality)
