@@ -7,15 +7,19 @@ import random
 import sys
 import tomllib
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nas import __version__, terminal
-from nas.units import format_count, parse_count
+from nas.units import parse_count
+
+if TYPE_CHECKING:
+    from nas.record import Run
+    from nas.search.config import SearchConfig
 
 app = typer.Typer(
     name="nas",
@@ -40,21 +44,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         app(args=[word for word in given if word != "--debug"], prog_name="nas")
     except ValueError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"nas: {error}", file=sys.stderr)
-        return 2
+        return _complain(error, debug, 2)
+    except RuntimeError as error:  # a search that cannot go on, a device that fails: no mistake in the command
+        return _complain(error, debug, 1)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     return 0
 
 
-@app.callback(invoke_without_command=True)
-def _version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    if version:
+def _complain(error: Exception, debug: bool, code: int) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"nas: {error}", file=sys.stderr)
+    return code
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(f"paretonest {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_print_version)
+    ] = False,
+    _debug: Annotated[bool, typer.Option("--debug", help="Show where a mistake was found; works anywhere.")] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -76,7 +94,9 @@ def search(
     sampler: Annotated[str | None, typer.Option(help="tpe, nsga2 or random. [tpe]")] = None,
     recipe: Annotated[str | None, typer.Option(help="Training recipe by name. [by the data]")] = None,
     train_images: Annotated[int | None, typer.Option(help="Train on this many images only. [all]")] = None,
-    val_fraction: Annotated[float | None, typer.Option(help="Share of the images held out to measure accuracy.")] = None,
+    val_fraction: Annotated[
+        float | None, typer.Option(help="Share of the images held out to measure accuracy.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps. [auto]")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of proposals, split and trainings. [0]")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder that holds the runs. [results]")] = None,
@@ -89,48 +109,59 @@ def search(
     nas search --space my_space.toml --data photos/ --objectives accuracy,macs,params
     nas search --config my_search.toml --seed 1 --study second-seed
     """
+    from nas.progress import Progress
+    from nas.record import Run
     from nas.report import write_report
     from nas.search.driver import run_search
 
-    options = {name: value for name, value in locals().items() if name in SETTINGS and value is not None}
-    settings = read_settings(config, options)
-    screen = terminal.Progress(settings)
-    with screen:
+    options = {
+        "space": space,
+        "data": data,
+        "study": study,
+        "trials": trials,
+        "epochs": epochs,
+        "objectives": objectives,
+        "max_macs": max_macs,
+        "max_params": max_params,
+        "sampler": sampler,
+        "recipe": recipe,
+        "train_images": train_images,
+        "val_fraction": val_fraction,
+        "device": device,
+        "seed": seed,
+        "out": out,
+    }
+    settings = read_settings(config, {name: value for name, value in options.items() if value is not None})
+    with Progress() as screen:
         summary = run_search(settings, on_event=screen.show)
-    run = summary.run
-    report = write_report(run)
-    screen.end(summary, report)
+    run = Run(settings.out, settings.study)
+    screen.end(summary, run.front(settings.objectives), settings.objectives, write_report(run))
     if summary.interrupted:
         raise typer.Exit(130)
-    if not summary.complete:
+    if summary.failed == summary.finished:
         raise typer.Exit(1)
 
 
-SETTINGS = (
-    *("space", "data", "study", "trials", "epochs", "objectives", "max_macs", "max_params", "sampler", "recipe"),
-    *("train_images", "val_fraction", "device", "seed", "out"),
-)
-
-
-def read_settings(file: Path | None, options: dict[str, Any]) -> Any:
+def read_settings(file: Path | None, options: Mapping[str, Any]) -> SearchConfig:
     """Settings of the TOML file, overridden by the options given. The study is named after space and data."""
     from nas.search.config import SearchConfig
 
-    values: dict[str, Any] = {}
-    if file is not None:
-        try:
-            values = tomllib.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ValueError(f"--config {file} cannot be read: {error.strerror}") from None
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"--config {file} is not valid TOML: {error}") from None
-    values |= options
+    values = {**_read_toml(file), **options} if file is not None else dict(options)
     if isinstance(values.get("objectives"), str):
         values["objectives"] = [name.strip() for name in values["objectives"].split(",")]
     if "study" not in values:
         names = [Path(str(values.get(name, "digits"))).stem for name in ("space", "data")]
         values["study"] = "-".join(dict.fromkeys(names))
     return SearchConfig.read(values, where=str(file) if file is not None else "search")
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"--config {file} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {file} is not valid TOML: {error}") from None
 
 
 @app.command()
@@ -159,7 +190,9 @@ def space(
     screen.print(f"{size:,} different networks, input {found.in_channels}x{found.input_size}x{found.input_size}")
     genes = [{"gene": gene.name, "options": ", ".join(map(str, gene.options))} for gene in found.genes]
     screen.print(terminal.table("Genes", genes, ["gene", "options"]))
-    screen.print(terminal.cost_range(costs, found.caps, "all networks" if whole else f"{samples} random walks, seed {seed}"))
+    screen.print(
+        terminal.cost_range(costs, found.caps, "all networks" if whole else f"{samples} random walks, seed {seed}")
+    )
 
 
 @app.command()
@@ -272,7 +305,7 @@ def export(
     print(write_config(found, chosen, out))
 
 
-def run_at(folder: Path) -> Any:
+def run_at(folder: Path) -> Run:
     """The run in a folder. Raises ValueError when there is none."""
     from nas.record import Run
 

@@ -1,4 +1,4 @@
-"""What people see on the terminal: tables of networks and of costs, and the progress of a search."""
+"""Tables on the terminal: networks, fronts, costs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from nas.cost.formula import Cost
 from nas.units import format_count
 
-COUNTS = ("macs", "params", "activations", "fvcore total")
+COSTS = ("macs", "params", "activations")
+GENES = ("depth", "width", "cardinality", "mixer", "gate")
+
+
+def console() -> Console:
+    """Tables keep their width in a log, so that no column is cut where nobody can widen the window."""
+    found = Console()
+    return found if found.is_terminal else Console(width=160)
 
 
 def shown(name: str, value: Any) -> str:
@@ -20,17 +28,17 @@ def shown(name: str, value: Any) -> str:
         return "-"
     if name == "accuracy":
         return f"{100 * value:.2f} %"
-    if name in COUNTS:
+    if name in COSTS:
         return format_count(int(value))
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-def table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
+def table(title: str, rows: Sequence[Mapping[Any, Any]], columns: Sequence[str]) -> Table:
     """One line per row; numbers to the right."""
     drawn = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for name in columns:
         numeric = any(isinstance(row[name], (int, float)) for row in rows)
-        drawn.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+        drawn.add_column(name, justify="right" if numeric else "left", no_wrap=name not in ("options",))
     for row in rows:
         drawn.add_row(*(shown(name, row[name]) for name in columns))
     return drawn
@@ -38,11 +46,19 @@ def table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str])
 
 def front_table(front: pd.DataFrame, objectives: Sequence[str]) -> Table:
     costs = [name for name in objectives if name != "accuracy"]
-    columns = ["trial", "accuracy", *costs, "family", "depth", "width", "cardinality", "mixer", "gate"]
-    return table("Pareto front", front.to_dict("records"), columns)
+    title = f"Pareto front: {len(front)} network{'s' if len(front) != 1 else ''}"
+    return table(title, front.to_dict("records"), ["trial", "accuracy", *costs, "family", *GENES])
 
 
-def console() -> Console:
-    """Tables keep their width in a log, so that no column is cut where nobody can widen the window."""
-    found = Console()
-    return found if found.is_terminal else Console(width=160)
+def cost_range(costs: Sequence[Cost], caps: Mapping[str, int], what: str) -> Table:
+    """Smallest, middle and largest of each cost, and the share within the caps."""
+    rows = []
+    for name in COSTS:
+        values = sorted(getattr(cost, name) for cost in costs)
+        cap = caps.get(name)
+        within = sum(value <= cap for value in values) / len(values) if cap is not None else 1.0
+        spread = {"smallest": values[0], "median": values[len(values) // 2], "largest": values[-1]}
+        counts = {label: format_count(value) for label, value in spread.items()}
+        share = f"{100 * within:.1f} %"
+        rows.append({"cost": name, **counts, "cap": format_count(cap) if cap else "none", "within the cap": share})
+    return table(f"Costs of {what}", rows, list(rows[0]))

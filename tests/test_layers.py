@@ -36,6 +36,9 @@ LAYERS: dict[str, int] = {
     "search": 4,
     "report": 4,
     "export": 4,
+    # what people see
+    "terminal": 4,
+    "progress": 5,
     "cli": 6,
 }
 
@@ -51,7 +54,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "PIL": ("data",),
     "pydantic": ("checked", "space", "search"),
     "typer": ("cli",),
-    "rich": ("cli",),
+    "rich": ("terminal", "progress"),
     "filelock": ("record",),
 }
 

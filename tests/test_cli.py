@@ -1,0 +1,212 @@
+"""The command line: a whole search from one command, what comes after it, and mistakes answered in one sentence."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import nas.cli
+from nas import __version__
+from nas.arch import Architecture
+from nas.cost.formula import cost
+from nas.space import SearchSpace, shipped_spaces
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = [
+    str(command.name or command.callback.__name__) for command in nas.cli.app.registered_commands if command.callback
+]
+
+
+def run(*words: str | Path) -> int:
+    return nas.cli.main([str(word) for word in words])
+
+
+def search(out: Path, *words: str | Path, trials: int = 4) -> int:
+    settings = ("--space", "tiny", "--epochs", 1, "--train-images", 150, "--device", "cpu", "--max-macs", "600k")
+    return run("search", *map(str, settings), "--trials", str(trials), "--out", out, *words)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished search of four small trainings."""
+    out = tmp_path_factory.mktemp("results")
+    assert search(out) == 0
+    return out / "tiny-digits"
+
+
+def test_a_search_leaves_its_whole_record(finished: Path) -> None:
+    names = {"run.json", "space.toml", "study.db", "trials.csv", "front.csv", "ledger.json", "report.html"}
+    assert names <= {path.name for path in finished.iterdir()}
+    trials = pd.read_csv(finished / "trials.csv")
+    assert list(trials["trial"]) == [0, 1, 2, 3]
+    assert set(trials["state"]) == {"complete"}
+    assert trials["key"].is_unique
+    assert (trials["macs"] <= 600_000).all()
+    assert trials["accuracy"].between(0, 1).all()
+    settings = json.loads((finished / "run.json").read_text())["config"]
+    assert settings["epochs"] == 1 and settings["train_images"] == 150 and settings["caps"] == {"macs": 600_000}
+
+
+def test_the_front_on_screen_is_the_front_of_the_trials(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("front", finished) == 0
+    shown = capsys.readouterr().out
+    trials = pd.read_csv(finished / "trials.csv")
+    for row in trials.itertuples():
+        better = trials[(trials["accuracy"] >= row.accuracy) & (trials["macs"] <= row.macs)]
+        dominated = ((better["accuracy"] > row.accuracy) | (better["macs"] < row.macs)).any()
+        assert (f"{100 * float(row.accuracy):.2f} %" in shown) or dominated
+    assert f"Pareto front: {len(pd.read_csv(finished / 'front.csv'))} network" in shown
+
+
+def test_knee_and_caps_pick_from_the_front(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("front", finished, "--knee") == 0
+    assert "Pareto front: 1 network" in capsys.readouterr().out
+    front = pd.read_csv(finished / "front.csv")
+    smallest = int(front["macs"].min())
+    assert run("front", finished, "--max-macs", str(smallest)) == 0
+    assert "Pareto front: 1 network" in capsys.readouterr().out
+    assert run("front", finished, "--max-macs", str(smallest - 1)) == 2
+    assert "but the smallest network here has" in capsys.readouterr().err
+
+
+def test_export_writes_the_picked_network(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    front = pd.read_csv(finished / "front.csv")
+    best = front.sort_values("accuracy").iloc[-1]
+    assert run("export", finished, "--out", tmp_path / "best") == 0
+    path = Path(capsys.readouterr().out.strip())
+    config = json.loads(path.read_text())
+    arch = Architecture.from_json(config["architecture"])
+    assert arch.key == config["key"] == best["key"]
+    assert config["accuracy"]["value"] == pytest.approx(best["accuracy"])
+    assert config["cost"]["macs"] == cost(arch, config["input_size"]).macs == best["macs"]
+    assert SearchSpace.load("tiny").contains(arch)
+    trial = int(front.iloc[0]["trial"])
+    assert run("export", finished, "--trial", str(trial)) == 0
+    assert json.loads(Path(capsys.readouterr().out.strip()).read_text())["found"]["trial"] == trial
+
+
+def test_cost_of_an_exported_network_equals_fvcore(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("export", finished, "--knee", "--out", tmp_path) == 0
+    capsys.readouterr()
+    assert run("cost", tmp_path / "config.json") == 0
+    shown = capsys.readouterr().out
+    assert "equal" in shown
+    assert f"{json.loads((tmp_path / 'config.json').read_text())['cost']['macs']:,}" in shown
+
+
+def test_report_is_written_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = finished / "report.html"
+    before = page.stat().st_size
+    page.unlink()
+    assert run("report", finished) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    assert page.stat().st_size > 0.9 * before
+
+
+def test_the_same_command_adds_nothing_and_more_trials_add_their_number(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = pd.read_csv(finished / "trials.csv")
+    assert search(finished.parent) == 0
+    assert "0 added" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(pd.read_csv(finished / "trials.csv"), before)
+    assert search(finished.parent, trials=5) == 0
+    assert "1 added" in capsys.readouterr().out
+    after = pd.read_csv(finished / "trials.csv")
+    assert len(after) == 5
+    pd.testing.assert_frame_equal(after.iloc[:4], before)
+
+
+def test_a_changed_space_is_refused_with_the_difference(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = tmp_path / "tiny.toml"
+    changed.write_text(shipped_spaces()["tiny"].read_text().replace("cardinality = [1, 2, 4]", "cardinality = [1, 2]"))
+    assert search(finished.parent, "--space", changed, "--study", finished.name) == 2
+    assert "space.genes.cardinality: [1, 2, 4] -> [1, 2]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--space", "nowhere"), "space 'nowhere' is neither a file nor a shipped space"),
+        (("--data", "nowhere"), "nowhere"),
+        (("--space", "cifar", "--data", "digits"), "space cifar"),
+        (("--sampler", "magic"), "sampler = 'magic': the sampler must be one of tpe, nsga2, random"),
+        (("--objectives", "accuracy,beauty"), "objectives"),
+        (("--objectives", "macs"), "objectives"),
+        (("--max-macs", "many"), "max_macs"),
+        (("--max-macs", "1k"), "smallest"),
+        (("--trials", "0"), "trials = 0"),
+        (("--study", "../elsewhere"), "study"),
+        (("--device", "abacus"), "abacus"),
+        (("--recipe", "cake"), "recipe"),
+        (("--config", "no.toml"), "no.toml cannot be read"),
+    ],
+)
+def test_a_mistake_is_one_sentence_before_any_training(
+    words: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("search", "--space", "tiny", "--out", tmp_path / "out", *words) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.startswith("nas: ") and said.count("\n") == 1
+    assert not list((tmp_path / "out").rglob("spec.json"))
+
+
+def test_debug_shows_where_a_mistake_was_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("front", tmp_path) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert run("front", tmp_path, "--debug") == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_settings_come_from_a_file_and_options_win(tmp_path: Path) -> None:
+    file = tmp_path / "search.toml"
+    file.write_text('space = "tiny"\ntrials = 7\nmax_macs = "1M"\nobjectives = ["accuracy", "params"]\n')
+    settings = nas.cli.read_settings(file, {"trials": 9})
+    assert (settings.trials, settings.max_macs, settings.objectives) == (9, 1_000_000, ("accuracy", "params"))
+    assert settings.study == "tiny-digits"
+    file.write_text("trails = 7\n")
+    with pytest.raises(ValueError, match=r"search\.toml has the unknown key 'trails'; the known keys are data, device"):
+        nas.cli.read_settings(file, {})
+    file.write_text("trials = \n")
+    with pytest.raises(ValueError, match=r"search\.toml is not valid TOML"):
+        nas.cli.read_settings(file, {})
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_examples_and_stands_in_the_readme(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(name, "--help") == 0
+    assert f"nas {name} " in capsys.readouterr().out
+    assert f"nas {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_space_shows_size_and_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("space", "tiny") == 0
+    shown = capsys.readouterr().out
+    assert "288 different networks" in shown and "all networks" in shown
+    assert "1, 2, 4" in shown
+
+
+def test_version_and_bare_call(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out.strip() == f"paretonest {__version__}"
+    assert run() == 2
+    assert "search" in capsys.readouterr().out
+
+
+def test_run_search_is_the_door_to_search() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "run_search.py", "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert "nas search" in done.stdout and "--max-macs" in done.stdout
