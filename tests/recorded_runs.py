@@ -112,7 +112,7 @@ def make_run(
         "trials": trials,
         "epochs": 8,
         "objectives": list(objectives),
-        "caps": {"macs": 2_500_000},
+        "caps": {"macs": 12_000_000},
         "sampler": "tpe",
         "seed": 0,
     }
@@ -141,6 +141,6 @@ def _made_result(trial: int, genes: Mapping[str, str | int], generator: np.rando
     size = math.log(int(genes["width"]) * int(genes["depth"])) / 5
     gate = 0.0 if genes["gate"] == "none" else 0.008
     accuracy = min(0.84 + 0.13 * size + skill + gate + float(generator.normal(0, 0.012)), 0.995)
-    slow = 0.55 + 0.25 * (1 - accuracy) + 0.05 * float(generator.random())
+    slow = 0.5 + 2.0 * (1 - accuracy) + 0.1 * float(generator.random())
     curve = [2.3 * slow**epoch + 0.3 * (1 - accuracy) for epoch in range(8)]
     return result(trial, round(accuracy, 4), loss_curve=curve, seconds=round(2 + 4 * size, 2))

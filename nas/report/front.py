@@ -1,0 +1,205 @@
+"""The picture of the search: accuracy against each cost, with the front."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log10
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from nas import pareto
+from nas.report.recorded import Recorded
+from nas.report.style import (
+    ACCENT,
+    GENES,
+    GREY,
+    INK,
+    LABELS,
+    QUIET,
+    amount,
+    count,
+    escaped,
+    family_style,
+    finish,
+    log_axis,
+    seconds,
+    words,
+)
+
+NOTHING = "No trial has finished yet, so there is no front to draw."
+
+
+@dataclass(frozen=True)
+class Point:
+    """One finished trial; accuracy in percent, costs as counts; hover is escaped for plotly."""
+
+    trial: int
+    accuracy: float
+    costs: dict[str, float]
+    family: str
+    on_front: bool
+    hover: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Accuracy against one cost: `stairs` are the (cost, percent) corners of the best accuracy up to each cost."""
+
+    cost: str
+    stairs: tuple[tuple[float, float], ...]
+    cap: float | None
+
+
+@dataclass(frozen=True)
+class FrontInfo:
+    points: tuple[Point, ...]
+    panels: tuple[Panel, ...]
+    knee: int | None
+    message: str
+    caption: str
+
+
+def info(recorded: Recorded) -> FrontInfo:
+    """What will be drawn: the finished trials (failed and running ones are not), a panel for each cost objective."""
+    complete = recorded.complete
+    on_front = set(recorded.front["trial"])
+    points = tuple(_point(row, recorded.costs, row["trial"] in on_front) for row in complete.to_dict("records"))
+    panels = tuple(Panel(cost, _stairs(points, cost), recorded.caps.get(cost)) for cost in recorded.costs)
+    return FrontInfo(points, panels, recorded.knee, "" if points else NOTHING, _caption(recorded, len(on_front)))
+
+
+def _point(row: dict[Any, Any], costs: tuple[str, ...], on_front: bool) -> Point:
+    return Point(
+        trial=int(row["trial"]),
+        accuracy=100 * float(row["accuracy"]),
+        costs={cost: float(row[cost]) for cost in costs},
+        family=str(row["family"]),
+        on_front=on_front,
+        hover=_hover(row),
+    )
+
+
+def _hover(row: dict[Any, Any]) -> str:
+    lines = [f"<b>trial {row['trial']}</b> · {escaped(row['family'])} ({escaped(row['mechanisms'])})"]
+    lines.append(f"accuracy {amount('accuracy', row['accuracy'])} · trained {seconds(row['seconds'])}")
+    lines.append(" · ".join(f"{LABELS[name]} {count(row[name])}" for name in ("macs", "params", "activations")))
+    lines.extend(f"{gene} {escaped(row[gene])}" for gene in GENES)
+    return "<br>".join(lines)
+
+
+def _stairs(points: tuple[Point, ...], cost: str) -> tuple[tuple[float, float], ...]:
+    """The front of accuracy against this one cost, from cheap to dear."""
+    losses = [(-point.accuracy, point.costs[cost]) for point in points]
+    mask = pareto.non_dominated(losses) if losses else ()
+    kept = {(point.costs[cost], point.accuracy) for point, keep in zip(points, mask, strict=True) if keep}
+    return tuple(sorted(kept))
+
+
+def _caption(recorded: Recorded, size: int) -> str:
+    names = ", ".join(LABELS[name] for name in recorded.objectives)
+    text = (
+        f"One point for each finished trial; accuracy is that of the validation split after the proxy training. "
+        f"Coloured: the front ({size} of {len(recorded.complete)}), networks that no other trial equals in all of "
+        f"{names} and beats in one. Grey: dominated. Line: the best accuracy up to each cost. Ring: the knee. Failed "
+        f"trials are not drawn. Point at a network for its genes."
+    )
+    if len(recorded.costs) > 1:
+        text += (
+            " The front belongs to all objectives together, so some of its networks lie below a single panel's line."
+        )
+    return text
+
+
+def figure(info: FrontInfo) -> go.Figure:
+    """Log cost axes, accuracy in percent, dashed caps; words if no trial has finished."""
+    if info.message:
+        return words(info.message)
+    columns = len(info.panels)
+    drawn = make_subplots(rows=1, cols=columns, shared_yaxes=True, horizontal_spacing=0.04)
+    for column, panel in enumerate(info.panels, start=1):
+        for trace in _traces(info, panel, legend=column == 1):
+            drawn.add_trace(trace, row=1, col=column)
+        _add_axis(drawn, info, panel, column)
+    drawn.update_yaxes(title_text="validation accuracy (%)", col=1)
+    return finish(drawn, height=500)
+
+
+def _traces(info: FrontInfo, panel: Panel, *, legend: bool) -> list[go.Scatter]:
+    dominated = [point for point in info.points if not point.on_front]
+    front = [point for point in info.points if point.on_front]
+    families = sorted({point.family for point in front}, key=str.lower)
+    traces = [_stairs_trace(info, panel)]
+    if dominated:
+        traces.append(_markers(dominated, panel.cost, "dominated", {"color": GREY, "size": 7}, legend))
+    for family in families:
+        colour, symbol = family_style(family)
+        marker = {"color": colour, "symbol": symbol, "size": 11, "line": {"color": "white", "width": 1}}
+        own = [point for point in front if point.family == family]
+        traces.append(_markers(own, panel.cost, escaped(family), marker, legend))
+    knee = [point for point in info.points if point.trial == info.knee]
+    ring = {"color": "rgba(0,0,0,0)", "size": 19, "line": {"color": ACCENT, "width": 2}}
+    return [*traces, _markers(knee, panel.cost, "knee", ring, legend, hover=False)]
+
+
+def _stairs_trace(info: FrontInfo, panel: Panel) -> go.Scatter:
+    """Steps at the front's corners, carried on to the dearest trial: more cost bought no more accuracy."""
+    last = max(point.costs[panel.cost] for point in info.points)
+    corners = [*panel.stairs, (last, panel.stairs[-1][1])]
+    return go.Scatter(
+        x=[cost for cost, _ in corners],
+        y=[accuracy for _, accuracy in corners],
+        mode="lines",
+        line={"shape": "hv", "color": ACCENT, "width": 1.5},
+        name="front",
+        showlegend=False,
+        hoverinfo="skip",
+    )
+
+
+def _markers(
+    points: list[Point], cost: str, name: str, marker: dict[str, Any], legend: bool, *, hover: bool = True
+) -> go.Scatter:
+    return go.Scatter(
+        x=[point.costs[cost] for point in points],
+        y=[point.accuracy for point in points],
+        mode="markers",
+        marker=marker,
+        name=name,
+        legendgroup=name,
+        showlegend=legend,
+        hovertext=[point.hover for point in points],
+        hoverinfo="text" if hover else "skip",
+    )
+
+
+def _add_axis(drawn: go.Figure, info: FrontInfo, panel: Panel, column: int) -> None:
+    label = LABELS[panel.cost]
+    ends = [point.costs[panel.cost] for point in info.points] + ([panel.cap] if panel.cap else [])
+    drawn.update_xaxes(title_text=f"{label} (log scale)", row=1, col=column, **log_axis(ends))
+    if panel.cap:
+        axis = "" if column == 1 else str(column)
+        drawn.add_shape(
+            type="line",
+            x0=panel.cap,
+            x1=panel.cap,
+            y0=0,
+            y1=1,
+            xref=f"x{axis}",
+            yref=f"y{axis} domain",
+            line={"color": INK, "width": 1.2, "dash": "dash"},
+        )
+        # On a log axis plotly takes the place of a shape in counts, but that of an annotation in powers of ten.
+        drawn.add_annotation(
+            text=f"cap {count(panel.cap)}",
+            x=log10(panel.cap),
+            y=0.0,
+            xref=f"x{axis}",
+            yref=f"y{axis} domain",
+            xanchor="right",
+            yanchor="bottom",
+            textangle=-90,
+            showarrow=False,
+            font={"color": QUIET, "size": 13},
+        )

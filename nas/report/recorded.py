@@ -1,0 +1,81 @@
+"""What the report draws: everything that is on disk about one study, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from nas import pareto
+from nas.record import Run, front_of
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Recorded:
+    """One study as it was found on disk.
+
+    trials: the frame of `Run.trials`. genotypes: trial -> gene -> value. curves: finished trial -> mean training loss
+    of each epoch (None where it was not finite). settings: run.json without its config. space: the TOML text or "".
+    """
+
+    study: str
+    objectives: tuple[str, ...]
+    caps: Mapping[str, float]
+    config: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    ledger: Mapping[str, Any]
+    space: str
+    trials: pd.DataFrame
+    genotypes: Mapping[int, Mapping[str, Any]]
+    curves: Mapping[int, Sequence[float | None]]
+
+    @property
+    def complete(self) -> pd.DataFrame:
+        return self.trials[self.trials["state"] == "complete"].reset_index(drop=True)
+
+    @property
+    def front(self) -> pd.DataFrame:
+        return front_of(self.trials, self.objectives)
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """The cost objectives; MACs where the run had accuracy alone, so that there is something to draw against."""
+        return pareto.costs_of(self.objectives) or ("macs",)
+
+    @property
+    def knee(self) -> int | None:
+        """The trial at the knee of the front, on the scale of log10 costs; None without a finished trial."""
+        complete = self.complete
+        if complete.empty:
+            return None
+        losses = pareto.losses_from(complete, self.objectives, log_costs=True)
+        return int(complete["trial"].iloc[pareto.knee(losses)])
+
+
+def read(run: Run) -> Recorded:
+    """Raises ValueError naming the file, and the key, where the record is missing or damaged."""
+    value = run.read_run()
+    config = value.get("config")
+    if not isinstance(config, dict):
+        raise ValueError(f"{run.path('run.json')} must hold an object under the key 'config', but holds {config!r}")
+    objectives = config.get("objectives")
+    if not isinstance(objectives, list):
+        raise ValueError(f"{run.path('run.json')} must list config.objectives, but holds {objectives!r}")
+    pareto.costs_of(objectives)
+    specs = {trial: run.read_spec(trial) for trial in run.trial_numbers()}
+    trials = run.trials()
+    complete = trials.loc[trials["state"] == "complete", "trial"]
+    return Recorded(
+        study=run.study,
+        objectives=tuple(objectives),
+        caps={name: cap for name, cap in (config.get("caps") or {}).items() if isinstance(cap, (int, float))},
+        config=config,
+        settings={key: entry for key, entry in value.items() if key != "config"},
+        ledger=run.read_ledger(),
+        space=run.read_space() if run.path("space.toml").is_file() else "",
+        trials=trials,
+        genotypes={trial: spec.get("genotype") or {} for trial, spec in specs.items()},
+        curves={int(trial): (run.read_result(int(trial)) or {}).get("loss_curve") or [] for trial in complete},
+    )

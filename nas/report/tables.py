@@ -1,0 +1,116 @@
+"""The tables of the page, as plain text: the template escapes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nas.report.recorded import Recorded
+from nas.report.style import GENES, LABELS, amount, count, percent, seconds
+
+LONGEST = 300
+"""Characters of a cell; longer ones are cut."""
+PASSWORD = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*(?=@)")
+"""User and password in the address of a database."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """headers: (label, whether it is a number); rows: cells as text."""
+
+    headers: tuple[tuple[str, bool], ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def summary(recorded: Recorded) -> tuple[tuple[str, str], ...]:
+    """The run in a few numbers: (value, what it is)."""
+    states = recorded.trials["state"]
+    complete = recorded.complete
+    best = percent(complete["accuracy"].max()) if len(complete) else "–"
+    return (
+        (best, "best validation accuracy"),
+        (str(len(recorded.front)), "networks on the front"),
+        (f"{len(complete)} of {len(states)}", "trials finished"),
+        (str(int((states == "failed").sum())), "failed"),
+        (seconds(float(recorded.trials["seconds"].sum())), "spent in training"),
+    )
+
+
+def front(recorded: Recorded) -> Table:
+    """The front, cheapest first: accuracy, all costs, genes."""
+    counts = ("macs", "params", "activations")
+    headers = [("trial", True), ("accuracy", True), *((LABELS[name], True) for name in counts), ("family", False)]
+    headers += [*((gene, False) for gene in GENES), ("trained", True)]
+    knee = recorded.knee
+    rows = tuple(
+        (
+            f"{row['trial']}{' (knee)' if row['trial'] == knee else ''}",
+            *(amount(name, row[name]) for name in ("accuracy", *counts)),
+            str(row["family"]),
+            *(str(row[gene]) for gene in GENES),
+            seconds(row["seconds"]),
+        )
+        for row in recorded.front.to_dict("records")
+    )
+    return Table(tuple(headers), rows)
+
+
+def settings(recorded: Recorded) -> Table:
+    """The resolved configuration, nested keys joined by dots."""
+    return _pairs("setting", recorded.config)
+
+
+def environment(recorded: Recorded) -> Table:
+    """The rest of run.json: seeds, versions, hardware, data digest."""
+    return _pairs("recorded", {key: value for key, value in recorded.settings.items() if key != "space"})
+
+
+def ledger(recorded: Recorded) -> Table:
+    """What the gate turned away before any training."""
+    value = recorded.ledger
+    rejected = value.get("rejected") or {}
+    rows = [("proposed", _whole(value.get("proposed"))), ("accepted for training", _whole(value.get("accepted")))]
+    rows += [(f"rejected: {name.replace('_', ' ')}", _whole(number)) for name, number in rejected.items()]
+    rows.append(("training time saved, estimated", seconds(float(value.get("saved_seconds") or 0))))
+    return Table((("gate", False), ("count", True)), tuple(rows))
+
+
+def failures(recorded: Recorded) -> Table:
+    """Failed trials by reason, the most frequent first."""
+    failed = recorded.trials[recorded.trials["state"] == "failed"]
+    rows = tuple(
+        (_text(reason), str(len(group)), ", ".join(str(trial) for trial in group["trial"].tolist()))
+        for reason, group in sorted(failed.groupby("reason"), key=lambda pair: (-len(pair[1]), str(pair[0])))
+    )
+    return Table((("reason", False), ("trials", True), ("which", False)), rows)
+
+
+def _whole(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else _text(value)
+
+
+def _pairs(label: str, value: Mapping[str, Any]) -> Table:
+    return Table(((label, False), ("value", False)), tuple(_flat(value)))
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, entry in value.items():
+        if isinstance(entry, Mapping) and entry:
+            yield from _flat(entry, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _text(entry)
+
+
+def _text(value: Any) -> str:
+    """A value in words; a large whole number also in short, a password never."""
+    if value is None or value in ({}, [], ""):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and value >= 100_000:
+        return f"{value:,} ({count(value)})"
+    text = ", ".join(str(entry) for entry in value) if isinstance(value, (list, tuple)) else str(value)
+    text = PASSWORD.sub("***", text)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
