@@ -173,6 +173,9 @@ def test_noise_is_not_explained_and_drawn_grey(tmp_path: Path) -> None:
     assert shown.targets[0].r2 < importance.WEAK < shown.targets[1].r2
     figure = importance.figure(shown)
     assert [trace.marker.color for trace in figure.data] == [style.GREY, style.ACCENT]
+    for trace, target in zip(figure.data, shown.targets, strict=True):
+        assert dict(zip(trace.y, trace.x, strict=True)) == dict(target.drops)
+    assert list(figure.data[0].y) == list(figure.data[1].y)
 
 
 @pytest.mark.usefixtures("few_trees")

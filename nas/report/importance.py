@@ -124,24 +124,25 @@ def _caption(targets: Sequence[Target], constant: Sequence[str], trials: int) ->
 
 
 def figure(info: ImportanceInfo) -> go.Figure:
-    """Bars for each target side by side; words if there is too little to learn from."""
+    """Bars for each target side by side, genes in the order of the first; words if there is too little to learn."""
     if info.message:
         return words(info.message)
     titles = [f"{LABELS[target.name]} (R² {target.r2:.2f} on unseen trials)" for target in info.targets]
-    drawn = make_subplots(rows=1, cols=len(titles), subplot_titles=titles, horizontal_spacing=0.16)
+    genes = [gene for gene, _ in info.targets[0].drops]
+    drawn = make_subplots(rows=1, cols=len(titles), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.05)
     for column, target in enumerate(info.targets, start=1):
-        drawn.add_trace(_bars(target), row=1, col=column)
-    height = 130 + 30 * max(len(target.drops) for target in info.targets)
-    drawn = finish(drawn, height=max(height, 240)).update_layout(showlegend=False, bargap=0.35)
+        drawn.add_trace(_bars(target, genes), row=1, col=column)
+    drawn = finish(drawn, height=max(130 + 30 * len(genes), 240)).update_layout(showlegend=False, bargap=0.35)
     drawn.update_annotations(font={"size": 15})
     drawn.update_xaxes(title_text="loss of R² when shuffled", rangemode="tozero")
     return drawn.update_yaxes(autorange="reversed", automargin=True, ticks="", showgrid=False)
 
 
-def _bars(target: Target) -> go.Bar:
+def _bars(target: Target, genes: Sequence[str]) -> go.Bar:
+    drops = dict(target.drops)
     return go.Bar(
-        x=[drop for _, drop in target.drops],
-        y=[escaped(gene) for gene, _ in target.drops],
+        x=[drops[gene] for gene in genes],
+        y=[escaped(gene) for gene in genes],
         orientation="h",
         marker={"color": ACCENT if target.r2 >= WEAK else GREY},
         hovertemplate="%{y}: %{x:.3f}<extra></extra>",
