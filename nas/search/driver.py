@@ -40,6 +40,9 @@ ATTEMPTS = 50
 """Proposals of the sampler for one trial before the driver looks for an unseen network itself."""
 SAME_FAILURES = 5
 """The search stops when this many trials fail for one reason and none has ever succeeded."""
+TABLES_SHARE = 0.02
+"""Share of the wall time that may go into rewriting the tables, which read every trial's files; at the end they are
+always written."""
 
 
 class SearchStopped(RuntimeError):
@@ -182,12 +185,16 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = 
     """One line for each key that differs, as in "space.genes.depth: [1, 2] -> [1, 2, 3]"."""
     lines: list[str] = []
     for name in dict.fromkeys((*before, *after)):
-        old, new = before.get(name, "none"), after.get(name, "none")
+        old, new = before.get(name), after.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             lines += _changes(old, new, f"{prefix}{name}.")
         elif old != new:
-            lines.append(f"{prefix}{name}: {old} -> {new}")
+            lines.append(f"{prefix}{name}: {_shown(old)} -> {_shown(new)}")
     return lines
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)
 
 
 # ---- the loop ----------------------------------------------------------------------------------------------------
@@ -223,13 +230,17 @@ class _Search:
         self._stopping = False
         self._exhausted = ""
         self._begun = time.monotonic()
+        self._tables_due = self._begun
 
     def run(self) -> Summary:
         self._on_event(self._started())
-        self._recover()
-        with _on_interrupt(self._interrupt), contextlib.suppress(KeyboardInterrupt):
-            self._loop()
-        self._write()
+        try:
+            self._recover()
+            with _on_interrupt(self._interrupt), contextlib.suppress(KeyboardInterrupt):
+                self._loop()
+        finally:
+            self._write_ledger()
+            self._write_tables()
         summary = self._summary()
         self._on_event(Ended(summary))
         return summary
@@ -335,7 +346,9 @@ class _Search:
             self._failures.append(reason)
         self._rows = self._store.rows()
         self._added += 1
-        self._write()
+        self._write_ledger()
+        if time.monotonic() >= self._tables_due:
+            self._write_tables()
         self._on_event(
             Finished(
                 trial=row.number,
@@ -360,9 +373,14 @@ class _Search:
                 f"the first {len(self._failures)} trials all failed for one reason: {self._failures[0]} (see {folder})"
             )
 
-    def _write(self) -> None:
+    def _write_ledger(self) -> None:
         self._run.write_ledger(self._ledger().to_json())
+
+    def _write_tables(self) -> None:
+        begun = time.monotonic()
         self._run.write_tables(self._config.objectives)
+        ended = time.monotonic()
+        self._tables_due = ended + (ended - begun) / TABLES_SHARE
 
     def _ledger(self) -> Ledger:
         return Ledger.of((row.rejected for row in self._rows), self._seconds)

@@ -177,42 +177,41 @@ def require_feasible(space: SearchSpace, caps: Mapping[str, int], seed: int) -> 
     """A network within the caps. Raises ValueError, naming the smallest costs, when there is or was found none."""
     gate = Gate(space, caps)
     rng = random.Random(derived_seed("feasible", seed))
-    samples = [space.sample(rng) for _ in range(SAMPLES)]
-    best = min(samples, key=lambda arch: _excess(gate, arch))
-    if _excess(gate, best) > 1:
-        best = min(space, key=lambda arch: _excess(gate, arch)) if is_small(space) else _descend(gate, best)
-    if _excess(gate, best) <= 1:
-        return best
-    raise ValueError(_impossible(gate, samples))
-
-
-def _excess(gate: Gate, arch: Architecture) -> float:
-    """How many times the network exceeds the cap it exceeds most; at most 1 within the caps."""
-    costs = gate.price(arch)
-    return max((costs[metric] / cap for metric, cap in gate.caps.items()), default=0.0)
-
-
-def _descend(gate: Gate, arch: Architecture) -> Architecture:
-    """The steepest descent of the excess over neighbours, down to the caps or to a local minimum."""
-    best = _excess(gate, arch)
-    while best > 1:
-        nearest = min(gate.space.neighbours(arch), key=lambda near: _excess(gate, near), default=arch)
-        excess = _excess(gate, nearest)
-        if excess >= best:
-            break
-        arch, best = nearest, excess
-    return arch
-
-
-def _impossible(gate: Gate, samples: Sequence[Architecture]) -> str:
-    """The sentence that names the smallest cost of each capped metric, by enumeration or by descent from samples."""
-    space = gate.space
-    smallest = {}
-    for metric in gate.caps:
-        alone = Gate(space, {metric: 1})
-        archs = space if is_small(space) else [_descend(alone, min(samples, key=lambda arch: _excess(alone, arch)))]
-        smallest[metric] = min(gate.price(arch)[metric] for arch in archs)
-    caps = " and ".join(f"max_{metric} = {format_count(cap)}" for metric, cap in gate.caps.items())
+    samples: list[Architecture] = []
+    for _ in range(SAMPLES):
+        samples.append(space.sample(rng))
+        if gate.within(gate.price(samples[-1])):
+            return samples[-1]
+    smallest: dict[str, int] = {}
+    for arch in space if is_small(space) else _descents(gate, samples):
+        costs = gate.price(arch)
+        if gate.within(costs):
+            return arch
+        smallest = {metric: min(costs[metric], smallest.get(metric, costs[metric])) for metric in caps}
+    asked = " and ".join(f"max_{metric} = {format_count(cap)}" for metric, cap in caps.items())
     known = " and ".join(f"{count:,} {metric}" for metric, count in smallest.items())
     how = "the smallest cost is" if is_small(space) else "the smallest cost found is"
-    return f"no network of space {space.name} meets {caps}: {how} {known}"
+    raise ValueError(f"no network of space {space.name} meets {asked}: {how} {known}")
+
+
+def _descents(gate: Gate, samples: Sequence[Architecture]) -> Iterator[Architecture]:
+    """Ends of descents from the best sample: one for all caps together, one for each capped cost by itself."""
+    yield _descend(gate, samples)
+    for metric in gate.caps:
+        yield _descend(Gate(gate.space, {metric: 1}), samples)
+
+
+def _descend(gate: Gate, starts: Sequence[Architecture]) -> Architecture:
+    """Steepest descent over neighbours, from the best start to the caps or to a local minimum."""
+
+    def excess(arch: Architecture) -> float:
+        costs = gate.price(arch)
+        return max(costs[metric] / cap for metric, cap in gate.caps.items())
+
+    arch = min(starts, key=excess)
+    while excess(arch) > 1:
+        nearest = min(gate.space.neighbours(arch), key=excess, default=arch)
+        if excess(nearest) >= excess(arch):
+            break
+        arch = nearest
+    return arch

@@ -86,6 +86,9 @@ class Proposer:
         self._seed = (seed, number)
         self._study = optuna.create_study(directions=list(directions), sampler=RandomSampler(0))
         self._study.add_trials(history)
+        # When first asked, NSGA-II keeps its parents in the study, from where it reads them in another order: one ask
+        # before all others makes every attempt see the same.
+        self.draw(-1)
 
     def draw(self, attempt: int) -> Draw:
         """The proposal of this attempt, whichever attempts were made before."""

@@ -1,0 +1,189 @@
+"""The gate before training, its ledger, and the search for unseen networks."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nas.cost.formula import cost
+from nas.search import gate as gate_module
+from nas.search.gate import REJECTIONS, Candidate, Gate, Ledger, Unseen, require_feasible
+from nas.space import SearchSpace
+
+TINY = SearchSpace.load("tiny")
+NETWORKS = list(TINY)
+PRICED = [cost(arch, TINY.input_size) for arch in NETWORKS]
+MACS = sorted(one.macs for one in PRICED)
+PARAMS = sorted(one.params for one in PRICED)
+SMALL: dict[str, Any] = {
+    "depth.1": 1,
+    "depth.2": 1,
+    "width.1": 16,
+    "width.2": 32,
+    "cardinality": 1,
+    "radix": 0,
+    "kernels": "3",
+    "gate": "none",
+}
+
+
+@pytest.fixture
+def not_enumerable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Treat the tiny space as one too large to look at every network."""
+    monkeypatch.setattr(gate_module, "ENUMERABLE", 1)
+
+
+def test_a_valid_new_network_within_the_caps_passes_with_its_exact_cost() -> None:
+    arch = TINY.decode(SMALL)
+    priced = cost(arch, TINY.input_size)
+    verdict = Gate(TINY, {"macs": priced.macs, "params": priced.params}).check(SMALL)  # a cap may be met exactly
+    assert isinstance(verdict, Candidate)
+    assert verdict.key == arch.key
+    assert verdict.cost == {"macs": priced.macs, "params": priced.params, "activations": priced.activations}
+
+
+@pytest.mark.parametrize("metric", ["macs", "params"])
+def test_one_over_a_cap_is_over_the_cap(metric: str) -> None:
+    limit = getattr(cost(TINY.decode(SMALL), TINY.input_size), metric)
+    assert Gate(TINY, {metric: limit - 1}).check(SMALL) == "over_cap"
+
+
+def test_choices_that_name_no_network_are_invalid() -> None:
+    hybrid_without_room = {**SMALL, "radix": 1, "kernels": "3+5"}
+    assert Gate(TINY, {}).check(hybrid_without_room) == "invalid"
+
+
+def test_another_description_of_a_seen_network_is_a_duplicate() -> None:
+    """A gate does not act on split attention in this space, so both descriptions are one network."""
+    attention = {**SMALL, "radix": 2}
+    seen = {TINY.decode({**attention, "gate": "none"}).key}
+    assert Gate(TINY, {}, seen).check({**attention, "gate": "cse"}) == "duplicate"
+    assert isinstance(Gate(TINY, {}, seen).check(SMALL), Candidate)
+
+
+def test_the_gate_sees_what_is_added_to_the_seen_keys_later() -> None:
+    seen: set[str] = set()
+    gate = Gate(TINY, {}, seen)
+    seen.add(TINY.decode(SMALL).key)
+    assert gate.check(SMALL) == "duplicate"
+
+
+counts = st.fixed_dictionaries({}, optional={reason: st.integers(0, 50) for reason in REJECTIONS})
+
+
+@given(st.lists(counts), st.lists(st.floats(0.1, 1e4), min_size=1))
+def test_the_ledger_adds_up(rejected: list[dict[str, int]], seconds: list[float]) -> None:
+    ledger = Ledger.of(rejected, seconds).to_json()
+    assert ledger["accepted"] == len(rejected)
+    assert ledger["proposed"] == ledger["accepted"] + sum(ledger["rejected"].values())
+    assert ledger["rejected"] == {reason: sum(row.get(reason, 0) for row in rejected) for reason in REJECTIONS}
+
+
+def test_saved_time_is_that_of_the_networks_that_could_have_been_trained() -> None:
+    ledger = Ledger.of([{"invalid": 100}, {"duplicate": 2, "over_cap": 3}], seconds=[10.0, 20.0])
+    assert ledger.saved_seconds == 5 * 15.0
+    assert Ledger.of([{"duplicate": 2}], seconds=[]).saved_seconds == 0
+
+
+def exhaust(gate: Gate, seen: set[str]) -> list[Candidate]:
+    """Take every network that the search for unseen ones finds, telling it the first as the front."""
+    unseen = Unseen(gate, seed=0)
+    found: list[Candidate] = []
+    while (candidate := unseen.find(len(found), [one.arch for one in found[:1]])) is not None:
+        seen.add(candidate.key)
+        found.append(candidate)
+    return found
+
+
+def test_unseen_networks_are_found_to_the_last_one_and_each_once() -> None:
+    cap = MACS[60]
+    seen: set[str] = set()
+    gate = Gate(TINY, {"macs": cap}, seen)
+    found = exhaust(gate, seen)
+    keys = [candidate.key for candidate in found]
+    assert len(keys) == len(set(keys))
+    assert set(keys) == {arch.key for arch in NETWORKS if cost(arch, TINY.input_size).macs <= cap}
+    assert Unseen(gate, 0).exhausted() == f"space exhausted: all {len(keys)} networks under the caps are trained"
+
+
+@pytest.mark.usefixtures("not_enumerable")
+def test_in_a_large_space_the_neighbourhood_of_the_front_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "SAMPLES", 0)
+    start = TINY.decode(SMALL)
+    seen = {start.key}
+    gate = Gate(TINY, {}, seen)
+    found = Unseen(gate, 0).find(1, [start])
+    assert found is not None
+    assert found.key in {near.key for near in TINY.neighbours(start)}
+    seen |= {near.key for near in TINY.neighbours(start)}
+    further = Unseen(gate, 0).find(2, [start])
+    assert further is not None
+    assert further.key not in seen
+
+
+@pytest.mark.usefixtures("not_enumerable")
+def test_in_a_large_space_exhaustion_claims_no_more_than_was_looked_at() -> None:
+    seen = {arch.key for arch in NETWORKS}
+    unseen = Unseen(Gate(TINY, {}, seen), 0)
+    assert unseen.find(0, NETWORKS[:1]) is None
+    assert unseen.exhausted().startswith("no unseen network under the caps was found in 200 samples")
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 1000), st.integers(0, 1000))
+def test_the_same_seed_and_trial_find_the_same_network(seed: int, number: int) -> None:
+    first, second = (Unseen(Gate(TINY, {}), seed).find(number, []) for _ in range(2))
+    assert first == second
+
+
+def test_caps_that_one_network_meets_are_feasible() -> None:
+    arch = require_feasible(TINY, {"macs": MACS[0]}, seed=0)
+    assert cost(arch, TINY.input_size).macs == MACS[0]
+    assert require_feasible(TINY, {}, seed=0).key in {arch.key for arch in NETWORKS}
+
+
+@pytest.mark.parametrize(
+    ("caps", "smallest"),
+    [
+        ({"macs": MACS[0] - 1}, [f"{MACS[0]:,} macs"]),
+        ({"params": 1}, [f"{PARAMS[0]:,} params"]),
+        ({"macs": MACS[0] - 1, "params": 10**9}, [f"{MACS[0]:,} macs", f"{PARAMS[0]:,} params"]),
+    ],
+)
+def test_caps_that_no_network_meets_name_the_smallest_cost(caps: dict[str, int], smallest: list[str]) -> None:
+    with pytest.raises(ValueError, match="no network of space tiny meets") as error:
+        require_feasible(TINY, caps, seed=0)
+    for words in ("the smallest cost is", *smallest):
+        assert words in str(error.value)
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.sampled_from(MACS[:20]), st.sampled_from(PARAMS[:20]))
+def test_two_caps_are_feasible_when_one_network_meets_both(macs: int, params: int) -> None:
+    if any(one.macs <= macs and one.params <= params for one in PRICED):
+        found = cost(require_feasible(TINY, {"macs": macs, "params": params}, seed=0), TINY.input_size)
+        assert found.macs <= macs
+        assert found.params <= params
+    else:
+        with pytest.raises(ValueError, match=f"{MACS[0]:,} macs and {PARAMS[0]:,} params"):
+            require_feasible(TINY, {"macs": macs, "params": params}, seed=0)
+
+
+@pytest.mark.usefixtures("not_enumerable")
+def test_in_a_large_space_descent_finds_what_samples_miss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sample, most likely far above the cap, and a cap that only a few networks meet."""
+    monkeypatch.setattr(gate_module, "SAMPLES", 1)
+    cap = MACS[5]
+    assert cost(TINY.sample(random.Random(0)), TINY.input_size).macs > cap
+    arch = require_feasible(TINY, {"macs": cap}, seed=0)
+    assert cost(arch, TINY.input_size).macs <= cap
+
+
+@pytest.mark.usefixtures("not_enumerable")
+def test_in_a_large_space_the_smallest_cost_is_called_the_smallest_found() -> None:
+    with pytest.raises(ValueError, match="the smallest cost found is"):
+        require_feasible(TINY, {"macs": 1}, seed=0)
