@@ -348,10 +348,10 @@ def test_the_lock_of_a_killed_process_is_free(run: Run) -> None:
 
 
 def test_the_lock_is_released_after_an_error_and_other_studies_are_free(run: Run) -> None:
-    with pytest.raises(KeyError), record.driver_lock(run), record.driver_lock(Run(run.root, "other")):
+    with pytest.raises(KeyError) as caught, record.driver_lock(run), record.driver_lock(Run(run.root, "other")):
         raise KeyError
-    with record.driver_lock(run):
-        pass
+    with record.driver_lock(run):  # while `caught` keeps the frames, and so the lock itself, alive
+        assert caught.traceback
 
 
 # where it ran
