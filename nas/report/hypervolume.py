@@ -21,7 +21,6 @@ class HypervolumeInfo:
     trials: tuple[int, ...]
     volumes: tuple[float, ...]
     reference: dict[str, float]
-    unit: str
     message: str
     caption: str
 
@@ -29,23 +28,23 @@ class HypervolumeInfo:
 def info(recorded: Recorded, reference: Sequence[float] | None = None) -> HypervolumeInfo:
     """reference: the worst values, in the units and order of the objectives; None takes `pareto.reference_point`."""
     complete, names = recorded.complete, recorded.objectives
-    unit = " × ".join("accuracy" if name == "accuracy" else f"decades of {LABELS[name]}" for name in names)
     if complete.empty:
-        return HypervolumeInfo((), (), {}, unit, NOTHING, "")
+        return HypervolumeInfo((), (), {}, NOTHING, "")
     losses = pareto.losses_from(complete, names, log_costs=True)
     limit = pareto.reference_point(losses)
     if reference is not None:
         limit = pareto.losses_from([dict(zip(names, reference, strict=True))], names, log_costs=True)[0]
     values = {name: -x if name == "accuracy" else 10**x for name, x in zip(names, limit.tolist(), strict=True)}
     volumes = tuple(pareto.hypervolume_trace(losses, limit).tolist())
-    return HypervolumeInfo(tuple(complete["trial"].tolist()), volumes, values, unit, "", _caption(values, reference))
+    return HypervolumeInfo(tuple(complete["trial"].tolist()), volumes, values, "", _caption(values, reference))
 
 
 def _caption(values: dict[str, float], given: Sequence[float] | None) -> str:
     point = ", ".join(f"{LABELS[name]} {amount(name, value)}" for name, value in values.items())
+    unit = " × ".join("accuracy (0 to 1)" if name == "accuracy" else f"decades of {LABELS[name]}" for name in values)
     source = "as given" if given is not None else "the worst of each plus a tenth of its range"
     return (
-        f"Volume between the front and the reference point ({point}: {source}), costs as log10. Its size means little "
+        f"Volume between the front and the reference point ({point}: {source}), in {unit}. Its size means little "
         f"by itself: where the line is flat, the search found nothing better. Two runs can be compared only by the "
         f"same reference point."
     )
@@ -65,4 +64,4 @@ def figure(info: HypervolumeInfo) -> go.Figure:
     )
     drawn = finish(go.Figure(trace), height=360)
     drawn.update_xaxes(title_text="trial")
-    return drawn.update_yaxes(title_text=f"hypervolume<br>({info.unit})", rangemode="tozero")
+    return drawn.update_yaxes(title_text="hypervolume", rangemode="tozero")
