@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,10 +57,10 @@ def test_the_front_on_screen_is_the_front_of_the_trials(finished: Path, capsys: 
     assert run("front", finished) == 0
     shown = capsys.readouterr().out
     trials = pd.read_csv(finished / "trials.csv")
-    for row in trials.itertuples():
-        better = trials[(trials["accuracy"] >= row.accuracy) & (trials["macs"] <= row.macs)]
-        dominated = ((better["accuracy"] > row.accuracy) | (better["macs"] < row.macs)).any()
-        assert (f"{100 * float(row.accuracy):.2f} %" in shown) or dominated
+    for accuracy, macs in zip(trials["accuracy"], trials["macs"], strict=True):
+        better = trials[(trials["accuracy"] >= accuracy) & (trials["macs"] <= macs)]
+        dominated = ((better["accuracy"] > accuracy) | (better["macs"] < macs)).any()
+        assert dominated or f"{100 * accuracy:.2f} %" in shown
     assert f"Pareto front: {len(pd.read_csv(finished / 'front.csv'))} network" in shown
 
 
@@ -111,15 +112,16 @@ def test_report_is_written_again(finished: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_the_same_command_adds_nothing_and_more_trials_add_their_number(
-    finished: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shutil.copytree(finished, tmp_path / finished.name)
     before = pd.read_csv(finished / "trials.csv")
-    assert search(finished.parent) == 0
+    assert search(tmp_path) == 0
     assert "0 added" in capsys.readouterr().out
-    pd.testing.assert_frame_equal(pd.read_csv(finished / "trials.csv"), before)
-    assert search(finished.parent, trials=5) == 0
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / finished.name / "trials.csv"), before)
+    assert search(tmp_path, trials=5) == 0
     assert "1 added" in capsys.readouterr().out
-    after = pd.read_csv(finished / "trials.csv")
+    after = pd.read_csv(tmp_path / finished.name / "trials.csv")
     assert len(after) == 5
     pd.testing.assert_frame_equal(after.iloc[:4], before)
 
