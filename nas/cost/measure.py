@@ -8,6 +8,8 @@ unsupported. So `macs` is its convolution plus its linear count, and its own tot
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +40,14 @@ class Measured:
     unsupported: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Operators:
+    """fvcore's count by operator, and the operators it has no count for, sorted."""
+
+    by_operator: dict[str, int]
+    unsupported: tuple[str, ...]
+
+
 def measure(arch: Architecture, input_size: int) -> Measured:
     """Builds `arch` and counts it for one square image of side `input_size` (pixels); draws no random number."""
     with torch.random.fork_rng(devices=[]):
@@ -46,30 +56,42 @@ def measure(arch: Architecture, input_size: int) -> Measured:
 
 
 def measure_network(network: Network, input_size: int) -> Measured:
-    """Counts a network that is already built; leaves its mode as it was."""
+    """Counts a network that is already built, by two forward passes; leaves its mode as it was."""
+    operators = count_operators(network, input_size)
+    return Measured(
+        params=sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
+        macs=operators.by_operator["conv"] + operators.by_operator["linear"],
+        activations=count_activations(network, input_size),
+        fvcore_total=sum(operators.by_operator.values()),
+        by_operator=operators.by_operator,
+        unsupported=operators.unsupported,
+    )
+
+
+def count_operators(network: Network, input_size: int) -> Operators:
+    with _analysis(FlopCountAnalysis, network, input_size) as analysis:
+        counts = {name: int(count) for name, count in sorted(analysis.by_operator().items())}
+        return Operators(counts, tuple(sorted(analysis.unsupported_ops())))
+
+
+def count_activations(network: Network, input_size: int) -> int:
+    """Output elements of all convolutions."""
+    with _analysis(ActivationCountAnalysis, network, input_size) as analysis:
+        return int(analysis.by_operator()["conv"])
+
+
+@contextmanager
+def _analysis(kind: type[Any], network: Network, input_size: int) -> Iterator[Any]:
+    """An fvcore analysis of `network` in eval mode, which traces when it is first asked."""
     weight = network.classifier.weight
     image = torch.zeros(1, network.arch.in_channels, input_size, input_size, dtype=weight.dtype, device=weight.device)
+    analysis = kind(network, image)
+    # Unsupported operators are returned by `measure`, so fvcore need not warn of them; nor of modules it never calls.
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     training = network.training
     network.eval()
     try:
         with torch.no_grad():
-            flops = _quiet(FlopCountAnalysis(network, image))
-            activations = _quiet(ActivationCountAnalysis(network, image))
-            by_operator = {name: int(count) for name, count in sorted(flops.by_operator().items())}
-            unsupported = tuple(sorted(flops.unsupported_ops()))
-            convolved = int(activations.by_operator()["conv"])
+            yield analysis
     finally:
         network.train(training)
-    return Measured(
-        params=sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
-        macs=by_operator["conv"] + by_operator["linear"],
-        activations=convolved,
-        fvcore_total=sum(by_operator.values()),
-        by_operator=by_operator,
-        unsupported=unsupported,
-    )
-
-
-def _quiet(analysis: Any) -> Any:
-    """Unsupported operators are returned by `measure`, so fvcore need not warn of them; nor of untraced modules."""
-    return analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
