@@ -109,7 +109,7 @@ def _opening(event: Started) -> tuple[str, str]:
     done = f", {event.finished} of them done" if event.finished else ""
     return (
         f"space {event.space}: {event.networks:,} networks, {caps}; objectives {', '.join(event.objectives)}",
-        f"{event.trials} trials of {event.epochs} epochs by {event.sampler}{done} -> {event.folder}",
+        f"{event.trials} trials, epochs each: {event.epochs}, by {event.sampler}{done} -> {event.folder}",
     )
 
 

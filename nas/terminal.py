@@ -26,6 +26,8 @@ def shown(name: str, value: Any) -> str:
     """A recorded value as people read it: accuracy in percent, counts with units, seconds with one decimal."""
     if value is None or value is pd.NA or (isinstance(value, float) and value != value):
         return "-"
+    if isinstance(value, str):
+        return value
     if name == "accuracy":
         return f"{100 * value:.2f} %"
     if name in COSTS:

@@ -204,7 +204,7 @@ def test_version_and_bare_call(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out.strip() == f"paretonest {__version__}"
     assert run() == 2
-    assert "search" in capsys.readouterr().out
+    assert "search" in capsys.readouterr().err
 
 
 def test_run_search_is_the_door_to_search() -> None:
