@@ -1,0 +1,18 @@
+"""Training: a recipe, a learning-rate schedule, and one trainer that resumes, for proxy and full budgets alike."""
+
+from nas.train.checkpoint import load_weights
+from nas.train.device import resolve_device
+from nas.train.recipe import RECIPES, Recipe, recipe_for
+from nas.train.trainer import EpochReport, TrainResult, evaluate, train
+
+__all__ = [
+    "RECIPES",
+    "EpochReport",
+    "Recipe",
+    "TrainResult",
+    "evaluate",
+    "load_weights",
+    "recipe_for",
+    "resolve_device",
+    "train",
+]

@@ -1,0 +1,52 @@
+"""Where a training runs and in which precision; what the machine lacks is refused in words."""
+
+from __future__ import annotations
+
+import re
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from nas.train.recipe import Precision
+
+DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+FUSED = ("cpu", "cuda", "mps")
+"""Device types for which torch has a fused SGD."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """auto (CUDA, else MPS, else CPU) | cpu | cuda | cuda:N | mps. Raises ValueError for what this machine lacks."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps, but got {name!r}")
+    device = torch.device(name)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {name} needs Apple's Metal, which this machine or this torch lacks: use cpu or auto")
+    if device.type == "cuda":
+        return _cuda(name, device)
+    return device
+
+
+def _cuda(name: str, device: torch.device) -> torch.device:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise ValueError(f"device {name} needs a CUDA GPU, which this machine or this torch lacks: use cpu or auto")
+    index = 0 if device.index is None else device.index
+    if index >= count:
+        raise ValueError(f"device {name} does not exist: this machine has {count} CUDA devices, cuda:0 the first")
+    return torch.device("cuda", index)
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Precision:
+    """fp32, bf16 or fp16 for "auto": bf16 where a CUDA device computes it in hardware, else fp32."""
+    if precision != "auto":
+        return precision
+    fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return "bf16" if fast else "fp32"
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """The context in which layers compute in `precision` (resolved); nothing for fp32."""
+    return torch.autocast(device.type, dtype=DTYPES[precision]) if precision in DTYPES else nullcontext()
