@@ -322,16 +322,35 @@ def _is_channels_last(x_BCHW: Tensor) -> bool:
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("arch", NETWORKS.values(), ids=NETWORKS)
 def test_layout_is_kept_and_does_not_change_the_output(arch: Architecture, training: bool) -> None:
+    """Kept by every layer inside, too: a convolution would hide that the mixer before it gave up the layout."""
     last = torch.channels_last
     for block in _blocks(arch):
         _randomised(block, seed=0).train(training)
         channels = block.post.conv.out_channels if isinstance(block.shortcut, nn.Identity) else _in_channels(block)
         x_BCHW = _image(0, BATCH, channels, 8, 6)
         plain = block(x_BCHW)
-        y_BCHW = _channels_last(block)(x_BCHW.contiguous(memory_format=last))
-        assert _is_channels_last(y_BCHW)
+        maps = _recorded_maps(_channels_last(block))
+        y_BCHW = block(x_BCHW.contiguous(memory_format=last))
+        assert set(maps) >= {"", "pre", "mix", "post", "gate", "shortcut"}
+        assert [name for name, kept in maps.items() if not kept] == []
         assert plain.is_contiguous()
         _assert_equal(y_BCHW, plain)
+
+
+def _recorded_maps(block: nn.Module) -> dict[str, bool]:
+    """Filled by the next forward pass: name of a layer -> whether its map of several channels is channels_last."""
+    maps: dict[str, bool] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if output.shape[1] > 1 and output.shape[2:].numel() > 1:
+                maps[name] = _is_channels_last(output)
+
+        return hook
+
+    for name, module in block.named_modules():
+        module.register_forward_hook(note(name))
+    return maps
 
 
 def _channels_last(module: nn.Module) -> nn.Module:
