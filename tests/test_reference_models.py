@@ -137,7 +137,9 @@ ACCEPTED = {
     "attention groups and bias": _description(mixer=_sk(attention_groups=2, attention_bias=True)),
     "split attention": _description(mixer=_split(), cardinality=2, **AVD),
     "split attention, grouped": _description(mixer=_split(attention_groups=2, attention_bias=False), cardinality=2),
-    "cse": _description(gate={"kind": "cse", "hidden": [4, 8], "bias": False}),
+    "attention groups": _description(mixer=_sk(attention_groups=2)),
+    "cse": _description(gate={"kind": "cse", "hidden": [4, 8]}),
+    "cse without bias": _description(gate={"kind": "cse", "hidden": [4, 8], "bias": False}),
     "sse": _description(gate={"kind": "sse", "position": "after_last_bn_before_add"}),
     "scse": _description(gate={"kind": "scse", "hidden": 4, "bias": True, "position": "after_last_bn_before_add"}),
     "pool without padding": _description(
