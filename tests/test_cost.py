@@ -40,7 +40,7 @@ def test_formula_equals_measurement(arch: Architecture) -> None:
     assert cost(arch, 13) == _measured(arch, 13)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(arch=architectures(), input_size=st.integers(8, 33))
 def test_formula_equals_measurement_of_random_networks(arch: Architecture, input_size: int) -> None:
     assert cost(arch, input_size) == _measured(arch, input_size)
