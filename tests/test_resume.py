@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
 import pytest
-from scored_search import accuracy, keys_of, search, settings, study_of, trials_of
+from scored_search import accuracy, keys_of, search, study_of, trials_of
 
 from nas.cost.formula import cost
 from nas.executors import Spec
-from nas.executors.inline import InlineExecutor
-from nas.record import Run, driver_lock, read_json
-from nas.search import Event, Interrupted, Resumed, SearchConfig, SearchStopped, run_search
-from nas.search.storage import Store
+from nas.record import Run, driver_lock
+from nas.search import Event, Interrupted, Resumed, SearchStopped
+from nas.search.storage import StudyFileError
 from nas.space import SearchSpace
 
 # ---- going on ----------------------------------------------------------------------------------------------------
@@ -106,6 +102,13 @@ def test_a_study_without_its_run_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s" / "run.json").unlink()
     with pytest.raises(ValueError, match=r"no run\.json"):
         search(tmp_path)
+
+
+def test_a_study_file_that_fails_says_why(tmp_path: Path) -> None:
+    search(tmp_path, trials=1)
+    (tmp_path / "s" / "study.db").write_bytes(b"this is no database, although it is in its place" * 100)
+    with pytest.raises(StudyFileError, match=r"study\.db cannot be used: .*not a database"):
+        search(tmp_path, trials=2)
 
 
 def test_a_second_driver_is_refused(tmp_path: Path) -> None:
@@ -196,128 +199,3 @@ def test_ctrl_c_twice_leaves_the_trial_for_the_next_run(tmp_path: Path) -> None:
     assert Resumed(recovered=(), again=(2,)) in events
     search(tmp_path / "uninterrupted", trials=5)
     assert keys_of(tmp_path) == keys_of(tmp_path / "uninterrupted")
-
-
-# ---- killed processes --------------------------------------------------------------------------------------------
-
-FORK = multiprocessing.get_context("forkserver") if os.name == "posix" else None
-PRELOAD = ["nas.search", "nas.executors.worker", "alembic.script", "sklearn.datasets", "sklearn.model_selection"]
-TRIALS = 14
-"""Past the ten random trials with which TPE begins."""
-MOMENTS: dict[str, tuple[type, str, int]] = {
-    "run.json is written": (Run, "write_run", 1),
-    "ten values are told": (Store, "complete", 10),
-    "a trial is in the study": (Store, "add", 1),
-    "its spec is written": (Run, "write_spec", 1),
-    "its result is written": (InlineExecutor, "wait", 1),
-    "the result found is told": (Store, "complete", 1),
-    "the ledger is written": (Run, "write_ledger", 2),
-}
-"""What had just been done when the process died -> the method that did it, and at which of its calls."""
-
-
-def run_and_die(owner: type, method: str, count: int, run: Callable[[], object]) -> None:
-    """Kill this process, as the system would, after `count` calls of a method."""
-    original = getattr(owner, method)
-    calls = 0
-
-    def deadly(*arguments: Any, **named: Any) -> Any:
-        nonlocal calls
-        result = original(*arguments, **named)
-        calls += 1
-        if calls == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    setattr(owner, method, deadly)
-    run()
-
-
-def scored(out: Path, moment: str) -> None:
-    run_and_die(*MOMENTS[moment], run=lambda: search(out, sampler="tpe", trials=TRIALS))
-
-
-def slowly(out: Path) -> None:
-    def score(spec: Spec) -> float:
-        time.sleep(0.02)
-        return accuracy(spec)
-
-    search(out, score, sampler="tpe", trials=TRIALS)
-
-
-def real(out: Path) -> SearchConfig:
-    return settings(out, trials=3, epochs=1, train_images=100)
-
-
-def trained(out: Path) -> None:
-    run_and_die(InlineExecutor, "submit", 2, run=lambda: run_search(real(out)))
-
-
-def killed(target: Callable[..., None], *arguments: Any, after: float | None = None) -> None:
-    """Run in a process of its own, which kills itself, or is killed after so many seconds."""
-    assert FORK is not None
-    FORK.set_forkserver_preload(PRELOAD)
-    child = FORK.Process(target=target, args=arguments)
-    child.start()
-    child.join(after)
-    if after is not None:
-        child.kill()
-        child.join()
-    assert child.exitcode == -signal.SIGKILL
-
-
-def record_of(out: Path) -> tuple[Any, Any, Any]:
-    """What must not depend on how often a search was killed: trials, study and ledger."""
-    trials = trials_of(out).drop(columns=["seconds", "images_per_s"])
-    study = [(trial.state.name, trial.values, trial.params) for trial in study_of(out).trials]
-    return trials.to_csv(), study, read_json(out / "s" / "ledger.json")
-
-
-posix = pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("uninterrupted")
-    search(out, sampler="tpe", trials=TRIALS)
-    return out
-
-
-@posix
-def test_a_search_killed_after_each_of_its_steps_ends_as_one_never_killed(tmp_path: Path, uninterrupted: Path) -> None:
-    for moment in MOMENTS:
-        killed(scored, tmp_path, moment)
-    assert 0 < search(tmp_path, sampler="tpe", trials=TRIALS).added < TRIALS
-    assert record_of(tmp_path) == record_of(uninterrupted)
-
-
-@posix
-def test_a_search_killed_at_any_time_ends_as_one_never_killed(tmp_path: Path, uninterrupted: Path) -> None:
-    for after in (0.9, 1.2):
-        killed(slowly, tmp_path, after=after)
-    search(tmp_path, sampler="tpe", trials=TRIALS)
-    assert record_of(tmp_path) == record_of(uninterrupted)
-
-
-@posix
-def test_a_result_that_was_not_told_is_recovered_and_not_trained_again(tmp_path: Path) -> None:
-    killed(scored, tmp_path, "its result is written")
-    events: list[Event] = []
-
-    def score(_: Spec) -> float:
-        raise AssertionError("nothing is left to train")
-
-    summary = search(tmp_path, score, events.append, sampler="tpe", trials=1)
-    assert Resumed(recovered=(0,), again=()) in events
-    assert (summary.added, summary.failed) == (1, 0)
-
-
-@posix
-def test_real_trainings_killed_and_resumed_give_the_same_accuracies(tmp_path: Path) -> None:
-    killed(trained, tmp_path / "killed")
-    assert run_search(real(tmp_path / "killed")).added == 2
-    run_search(real(tmp_path / "never"))
-    resumed, never = trials_of(tmp_path / "killed"), trials_of(tmp_path / "never")
-    columns = ["key", "state", "accuracy", "seed", "epochs"]
-    pd.testing.assert_frame_equal(resumed[columns], never[columns])
-    assert list(never["state"]) == ["complete"] * 3

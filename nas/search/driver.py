@@ -218,7 +218,7 @@ class _Search:
         self._store = store
         self._executor = executor
         self._on_event = on_event
-        self._rows = store.rows()
+        self._rows = store.rows
         self._seen = {row.key for row in self._rows}
         self._gate = Gate(plan.space, plan.caps, self._seen)
         self._unseen = Unseen(self._gate, plan.config.seed)
@@ -285,10 +285,9 @@ class _Search:
             self._exhausted = self._unseen.exhausted()
             return None
         found = pick.candidate
-        self._store.add(pick.genotype, pick.notes, key=found.key, cost=found.cost, rejected=pick.rejected)
+        row = self._store.add(pick.genotype, pick.notes, key=found.key, cost=found.cost, rejected=pick.rejected)
         self._seen.add(found.key)
-        self._rows = self._store.rows()
-        return self._rows[-1]
+        return row
 
     def _pick(self) -> _Pick | None:
         """The sampler's first proposal that passes the gate, else an unseen network."""
@@ -344,7 +343,6 @@ class _Search:
         else:
             self._store.fail(row.number, reason)
             self._failures.append(reason)
-        self._rows = self._store.rows()
         self._added += 1
         self._write_ledger()
         if time.monotonic() >= self._tables_due:

@@ -7,15 +7,18 @@ parameter by itself, so a kill in between would leave a trial without some of it
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
 from nas.search.samplers import Direction, distributions, to_genotype, to_params
 from nas.space import Gene, Option
@@ -42,35 +45,46 @@ class Row:
         return not self.frozen.state.is_finished()
 
 
+class StudyFileError(RuntimeError):
+    """The study's file could not be read or written; the message says why."""
+
+
 class Store:
-    """The persistent study. Only the process that holds the driver's lock may have one."""
+    """The persistent study. Only the process that holds the driver's lock may have one.
+
+    `rows` are all its trials in order of their numbers, read once and kept up to date. Every method raises
+    StudyFileError when the file fails it: a full disk, a lock that is not given back.
+    """
 
     def __init__(self, path: Path, study: str, genes: Sequence[Gene], directions: Sequence[Direction]) -> None:
         """Open the study in the file `path`, or make it. Raises ValueError if it has other directions."""
         self._genes = genes
-        # The address is a dummy, because Optuna reads a pattern in it: the creator knows the path.
-        self._storage = RDBStorage("sqlite:///study.db", engine_kwargs={"creator": lambda: _connect(path)})
-        self._study = optuna.create_study(
-            storage=self._storage,
-            study_name=study,
-            directions=list(directions),
-            sampler=RandomSampler(0),
-            load_if_exists=True,
-        )
+        self._path = path
+        with _explained(path):
+            self._storage = RDBStorage(
+                "sqlite:///study.db",  # a dummy, because Optuna reads a pattern in it: the creator knows the path
+                engine_kwargs={"creator": lambda: _connect(path)},
+                skip_compatibility_check=not path.exists(),  # it reads Optuna's whole history of schemas
+            )
+            self._study = optuna.create_study(
+                storage=self._storage,
+                study_name=study,
+                directions=list(directions),
+                sampler=RandomSampler(0),
+                load_if_exists=True,
+            )
+            stored = [direction.name.lower() for direction in self._study.directions]
+            trials = self._study.get_trials(deepcopy=False)
         # load_if_exists keeps stored directions without a word.
-        stored = [direction.name.lower() for direction in self._study.directions]
         if stored != list(directions):
             self.close()
             raise ValueError(f"{path} holds a study with the directions {stored}, but the objectives need {directions}")
+        self.rows = [self._row(number, trial) for number, trial in enumerate(trials)]
 
-    def rows(self) -> list[Row]:
-        """All trials, in order of their numbers."""
-        return [self._row(trial) for trial in self._study.get_trials(deepcopy=False)]
-
-    def _row(self, trial: FrozenTrial) -> Row:
+    def _row(self, number: int, trial: FrozenTrial) -> Row:
         about = trial.user_attrs[ATTRIBUTE]
         return Row(
-            number=trial.number,
+            number=number,
             genotype=to_genotype(self._genes, trial.params),
             key=about["key"],
             cost=about["cost"],
@@ -87,7 +101,7 @@ class Store:
         key: str,
         cost: Mapping[str, int],
         rejected: Mapping[str, int],
-    ) -> None:
+    ) -> Row:
         """Add a running trial. `notes` are those that the sampler left on it."""
         trial = create_trial(
             state=TrialState.RUNNING,
@@ -96,21 +110,40 @@ class Store:
             user_attrs={ATTRIBUTE: {"key": key, "cost": dict(cost), "rejected": dict(rejected)}},
             system_attrs=dict(notes),
         )
-        self._study.add_trial(trial)
+        with _explained(self._path):
+            self._study.add_trial(trial)
+        self.rows.append(self._row(len(self.rows), trial))
+        return self.rows[-1]
 
     def complete(self, number: int, values: Sequence[float]) -> None:
-        self._study.tell(number, list(values), state=TrialState.COMPLETE)
+        with _explained(self._path):
+            told = self._study.tell(number, list(values), state=TrialState.COMPLETE)
+        self.rows[number] = self._row(number, told)
 
     def fail(self, number: int, reason: str) -> None:
-        study_id = self._storage.get_study_id_from_name(self._study.study_name)
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
-        about = self._storage.get_trial(trial_id).user_attrs[ATTRIBUTE]
-        self._storage.set_trial_user_attr(trial_id, ATTRIBUTE, {**about, "reason": reason})
-        self._study.tell(number, state=TrialState.FAIL)
+        with _explained(self._path):
+            study_id = self._storage.get_study_id_from_name(self._study.study_name)
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+            about = self._storage.get_trial(trial_id).user_attrs[ATTRIBUTE]
+            self._storage.set_trial_user_attr(trial_id, ATTRIBUTE, {**about, "reason": reason})
+            told = self._study.tell(number, state=TrialState.FAIL)
+        self.rows[number] = self._row(number, told)
 
     def close(self) -> None:
         self._storage.remove_session()
         self._storage.engine.dispose()
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Optuna guesses at "invalid data" whatever went wrong; SQLite knows."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise StudyFileError(f"{path} cannot be used: {cause}; once mended, the same command goes on") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:
