@@ -108,7 +108,7 @@ class Conv:
 
     kernel: Kernel = Kernel()
 
-    def canonical(self) -> Conv:
+    def canonical(self, _inner: bool = True) -> Conv:
         return Conv(kernel=self.kernel.canonical())
 
 
@@ -133,9 +133,9 @@ class SelectiveKernel:
     def branches(self) -> int:
         return len(self.kernels)
 
-    def canonical(self) -> Mixer:
-        """Kernels in order; one branch under a softmax is a plain convolution."""
-        kernels = tuple(sorted(kernel.canonical() for kernel in self.kernels))
+    def canonical(self, inner: bool = True) -> Mixer:
+        """Kernels in order where branches can trade places; one branch under a softmax is a plain convolution."""
+        kernels = _in_order(self.kernels, inner or not self.split_input)
         return Conv(kernel=kernels[0]) if len(kernels) == 1 else replace(self, kernels=kernels)
 
 
@@ -168,12 +168,22 @@ class SplitAttention:
     def is_hybrid(self) -> bool:
         return len(set(self.kernels)) > 1
 
-    def canonical(self) -> SplitAttention:
-        kernels = tuple(sorted(kernel.canonical() for kernel in self.kernels))
+    def canonical(self, inner: bool = True) -> SplitAttention:
+        """Kernels in order where splits can trade places, one kernel where all are alike."""
+        kernels = _in_order(self.kernels, inner)
         return replace(self, kernels=kernels if len(set(kernels)) > 1 else kernels[:1])
 
 
 Mixer = Conv | SelectiveKernel | SplitAttention
+
+
+def _in_order(kernels: tuple[Kernel, ...], can_swap: bool) -> tuple[Kernel, ...]:
+    """Branches that see parts of their input can trade places only if the layer before (`inner`) can follow suit;
+
+    in a basic block the parts are those of the residual stream, which other blocks read too.
+    """
+    canonical = tuple(kernel.canonical() for kernel in kernels)
+    return tuple(sorted(canonical)) if can_swap else canonical
 
 
 def _require_attention(hidden: int, groups: int) -> None:
@@ -226,8 +236,8 @@ class Stage:
         for name in ("depth", "out_channels", "inner_channels", "stride", "cardinality"):
             _require_count(name, getattr(self, name))
 
-    def canonical(self) -> Stage:
-        return replace(self, mixer=self.mixer.canonical(), gate=self.gate.canonical())
+    def canonical(self, block: BlockKind) -> Stage:
+        return replace(self, mixer=self.mixer.canonical(block == "bottleneck"), gate=self.gate.canonical())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -367,7 +377,7 @@ class Architecture:
         strided = any(stage.stride > 1 for stage in self.stages)
         return replace(
             self,
-            stages=tuple(stage.canonical() for stage in self.stages),
+            stages=tuple(stage.canonical(self.block) for stage in self.stages),
             avd=self.avd if strided else "none",
             stride_in=self.stride_in if strided else "mixer",
             shortcut=self.shortcut if strided else "strided_conv1x1",

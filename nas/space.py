@@ -459,7 +459,7 @@ class SearchSpace:
             cardinality=k,
             mixer=mixer,
             gate=gate,
-        ).canonical()
+        ).canonical(self.fixed.block)
 
     def _out_channels(self, width: Any, multiplier: Any) -> int:
         """Width times multiplier, to the nearest multiple of `width_multiple`, at least one of it."""
@@ -518,7 +518,7 @@ class SearchSpace:
         if len(kernels) > r:
             return None
         hidden = -(-max(inner * r // rule.split_reduction, rule.split_min_hidden) // k) * k
-        spread = kernels if len(kernels) == 1 else tuple(kernels[i % len(kernels)] for i in range(r))
+        spread = kernels if len(kernels) == 1 else tuple(sorted(kernels[i % len(kernels)] for i in range(r)))
         return SplitAttention(radix=r, hidden=hidden, kernels=spread, attention_groups=k)
 
     # ---- one network ---------------------------------------------------------------------------------------------
