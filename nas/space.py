@@ -425,7 +425,9 @@ class SearchSpace:
             return self._open(name, index, picked)
 
         def fits(out: int, cardinality: Any, radix: Any, kernels: Any) -> bool:
-            return self._mixer(in_channels, out, cardinality, radix, kernels) is not None
+            # In a basic block the mixer reads the block's input, which is wider or narrower in the first block only.
+            inputs = (in_channels, out) if depth > 1 else (in_channels,)
+            return all(self._mixer(width, out, cardinality, radix, kernels) is not None for width in inputs)
 
         multiplier = pick("width_multiplier")
         depth = pick("depth")

@@ -110,6 +110,14 @@ def test_unseen_networks_are_found_to_the_last_one_and_each_once() -> None:
     assert Unseen(gate, 0).exhausted() == f"space exhausted: all {len(keys)} networks under the caps are trained"
 
 
+def test_a_small_space_is_enumerated_when_nothing_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "SAMPLES", 0)
+    last = NETWORKS[-1].key
+    found = Unseen(Gate(TINY, {}, {arch.key for arch in NETWORKS[:-1]}), 0).find(0, front=[])
+    assert found is not None
+    assert found.key == last
+
+
 @pytest.mark.usefixtures("not_enumerable")
 def test_in_a_large_space_the_neighbourhood_of_the_front_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate_module, "SAMPLES", 0)

@@ -160,6 +160,15 @@ def test_a_search_in_which_everything_fails_alike_stops_with_the_reason(tmp_path
     assert search(tmp_path, trials=8).finished == 8  # mended, it goes on
 
 
+def test_a_search_that_had_a_success_does_not_stop_for_failures(tmp_path: Path) -> None:
+    def score(spec: Spec) -> float:
+        if spec["trial"] > 0:
+            raise RuntimeError("disk full")
+        return accuracy(spec)
+
+    assert search(tmp_path, score, trials=7).failed == 6
+
+
 def test_different_failures_do_not_stop_a_search(tmp_path: Path) -> None:
     def fail(spec: Spec) -> float:
         raise RuntimeError(f"reason {spec['trial'] % 2}")
