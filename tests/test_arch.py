@@ -28,9 +28,10 @@ STEM = Stem(kind="conv3x3", channels=(16,), strides=(1,))
 THREE, FIVE = Kernel(3), Kernel(3, 2)
 
 
-def network(
-    mixer: Mixer = Conv(), block: BlockKind = "bottleneck", gate: Gate = Gate(), stride: int = 2
-) -> Architecture:
+PLAIN, OPEN = Conv(), Gate()
+
+
+def network(mixer: Mixer = PLAIN, block: BlockKind = "bottleneck", gate: Gate = OPEN, stride: int = 2) -> Architecture:
     stage = Stage(
         depth=2, out_channels=32, inner_channels=16, stride=stride, projects=True, cardinality=2, mixer=mixer, gate=gate
     )

@@ -11,7 +11,7 @@ from nas.executors import Result, Spec
 class InlineExecutor:
     """Calls `evaluate(spec, folder)` in `wait`; `nas.executors.worker.evaluate` trains the network.
 
-    torch's number of threads is left as it is: by default one training uses all cores.
+    The worker gives a small network one thread; a larger one uses all cores.
     """
 
     capacity = 1

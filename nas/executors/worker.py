@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from nas import record
 from nas.arch import Architecture
 from nas.data import load
 from nas.executors import Result, Spec
 from nas.train import Recipe, train
+
+SMALL_MACS = 5_000_000
+"""Below this many multiply-adds an image, threads wait for each other more than they help, and collapse on busy cores."""
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 """How torch's allocators say it."""
@@ -25,7 +32,8 @@ def evaluate(spec: Spec, folder: Path) -> Result:
     """
     started = record.now()
     try:
-        outcome = _train(spec, folder)
+        with _threads_for(spec):
+            outcome = _train(spec, folder)
     except Exception as error:
         record.write_atomic(folder / "error.txt", traceback.format_exc())
         outcome = {"status": "error", "reason": reason_of(error)}
@@ -55,6 +63,18 @@ EMPTY: dict[str, Any] = {
     "device": None,
 }
 """What a training that gave nothing reports."""
+
+
+@contextlib.contextmanager
+def _threads_for(spec: Spec) -> Iterator[None]:
+    """One thread for a small network, torch's own number for any other."""
+    before = torch.get_num_threads()
+    if spec["cost"]["macs"] < SMALL_MACS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _train(spec: Spec, folder: Path) -> dict[str, Any]:
