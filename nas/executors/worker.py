@@ -17,7 +17,7 @@ from nas.executors import Result, Spec
 from nas.train import Recipe, train
 
 SMALL_MACS = 5_000_000
-"""Below this many multiply-adds an image, threads wait for each other more than they help, and collapse on busy cores."""
+"""Multiply-adds an image below which threads wait for each other more than they help, and collapse on busy cores."""
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 """How torch's allocators say it."""
