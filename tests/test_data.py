@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import types
 from pathlib import Path
@@ -118,16 +119,37 @@ def test_train_images_is_a_stratified_part_of_train_and_leaves_validation_alone(
     assert np.array_equal(part.val.images_NHWC, whole.val.images_NHWC)
 
 
-def test_same_arguments_same_digest_and_any_change_another(tmp_path: Path) -> None:
-    digests = [
-        load(arrays_file(tmp_path / "a.npz")).digest,
-        load(arrays_file(tmp_path / "a.npz"), seed=1).digest,
-        load(arrays_file(tmp_path / "b.npz", y_train=np.arange(20)[::-1] % 2)).digest,
-        load(arrays_file(tmp_path / "c.npz", x_train=numbered(20) + 1)).digest,
-        load(arrays_file(tmp_path / "d.npz", classes=np.array(["cat", "dog"]))).digest,
+def test_the_digest_covers_all_that_a_search_sees() -> None:
+    """Images, labels, which split they are in, and the classes: any change gives another digest, a copy the same."""
+    images, labels = numbered(6), np.array([0, 1, 0, 1, 0, 1])
+
+    def digest(order: list[int] | None = None, flipped: int | None = None, pixel: int | None = None, **how: Any) -> str:
+        shown, told = images.copy(), labels.copy()
+        if flipped is not None:
+            told[flipped] = 1 - told[flipped]
+        if pixel is not None:
+            shown[pixel, 0, 0, 0] += 100
+        order = order or list(range(6))
+        train, val = (Split(shown[part], told[part]) for part in (order[:4], order[4:]))
+        given: dict[str, Any] = {"name": "x", "source": "x", "classes": ("a", "b")} | how
+        return ImageData(train=train, val=val, **given).digest
+
+    changed = [
+        digest(flipped=0),
+        digest(flipped=5),
+        digest(pixel=0),
+        digest(pixel=5),
+        digest(order=[0, 1, 2, 5, 4, 3]),
+        digest(classes=("a", "c")),
     ]
-    assert len(set(digests)) == len(digests)
-    assert load(arrays_file(tmp_path / "copy.npz")).digest == digests[0]
+    assert len({digest(), *changed}) == 7
+    assert digest(name="y", source="y") == digest()
+
+
+def test_same_arguments_same_digest_other_seed_another(tmp_path: Path) -> None:
+    first = load(arrays_file(tmp_path / "a.npz")).digest
+    assert load(arrays_file(tmp_path / "copy.npz")).digest == first
+    assert load(arrays_file(tmp_path / "a.npz"), seed=1).digest != first
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
@@ -145,11 +167,13 @@ def test_a_set_is_loaded_once_and_cannot_be_changed(tmp_path: Path) -> None:
 
 
 def test_a_relative_path_means_the_present_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, size in (("one", 4), ("two", 6)):
+    """Two files of one name, length and time: only the folder tells them apart."""
+    for name, first in (("one", 0), ("two", 100)):
         (tmp_path / name).mkdir()
-        arrays_file(tmp_path / name / "a.npz", x_train=numbered(20, size=size))
+        arrays_file(tmp_path / name / "a.npz", x_train=numbered(20) + np.uint8(first))
+        os.utime(tmp_path / name / "a.npz", (0, 0))
         monkeypatch.chdir(tmp_path / name)
-        assert load("a.npz").size == size
+        assert min(values(load("a.npz").train)) // 100 == first // 100
 
 
 def test_statistics_are_those_of_the_train_pixels() -> None:
@@ -172,13 +196,16 @@ def test_npz_arrays_are_split_and_test_is_read_on_request(tmp_path: Path) -> Non
     assert list(data.test().labels) == [0, 1, 0, 1]
 
 
+SCATTERED = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3)).astype(np.uint8)
+
+
 @pytest.mark.parametrize(
     "images",
-    [numbered(20).transpose(0, 3, 1, 2), numbered(20) / 255, (numbered(20) / 255).astype(np.float32)],
+    [SCATTERED.transpose(0, 3, 1, 2), SCATTERED / 255, (SCATTERED / 255).astype(np.float32)],
     ids=["NCHW", "float64", "float32"],
 )
 def test_npz_layouts_mean_the_same_images(tmp_path: Path, images: NDArray[Any]) -> None:
-    expected = load(arrays_file(tmp_path / "nhwc.npz"))
+    expected = load(arrays_file(tmp_path / "nhwc.npz", x_train=SCATTERED))
     assert load(arrays_file(tmp_path / "other.npz", x_train=images)).digest == expected.digest
 
 
@@ -303,6 +330,8 @@ def test_broken_jpeg_pictures_are_left_out_and_named(tmp_path: Path) -> None:
     files[3] = files[3][: len(files[3]) // 2]
     data = load(jpeg_file(tmp_path / "j.npz", **jpeg_arrays("train", files)))
     assert data.skipped == ("train image 3",)
+    for split in (data.train, data.val):
+        assert [round(value / 10) % 2 for value in values(split)] == list(split.labels)
     assert len(data.train) + len(data.val) == 19
 
 
