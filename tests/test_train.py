@@ -423,11 +423,12 @@ class Exploit:
     [
         cut_short,
         tensors_only,
+        lambda path: torch.save({"format": 1, "weights": {}}, path),
         lambda path: path.write_bytes(b""),
         lambda path: path.write_text("no checkpoint"),
         lambda path: torch.save({"format": 1, "model": Exploit(path.with_name("victim"))}, path),
     ],
-    ids=["cut", "foreign", "empty", "text", "pickle"],
+    ids=["cut", "foreign", "lacking", "empty", "text", "pickle"],
 )
 def test_a_damaged_checkpoint_is_set_aside_and_said(
     digits: ImageData, tmp_path: Path, damage: Callable[[Path], object]
