@@ -452,6 +452,17 @@ def test_a_named_set_without_torchvision_says_what_to_install(monkeypatch: pytes
         load("cifar10")
 
 
+def test_a_torchvision_of_another_torch_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a pair fails with a RuntimeError as torchvision is imported."""
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("torchvision", "torchvision.datasets"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(ValueError, match="torchvision does not fit the installed torch"):
+        load("cifar100")
+
+
 class FakeSet:
     """The interface of torchvision's SVHN (split by name, NCHW, `labels`) and CIFAR10 (by flag, NHWC, `targets`)."""
 

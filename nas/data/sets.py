@@ -75,6 +75,8 @@ def _download(name: str, named: NamedSet, split: dict[str, Any]) -> Any:
         raise ValueError(
             f'the data set {name} needs torchvision, which is missing: pip install "paretonest[torchvision]"'
         ) from None
+    except RuntimeError as error:  # a torchvision of another torch fails as it registers its operators
+        raise ValueError(f"torchvision does not fit the installed torch ({error}): install a matching pair") from None
     try:
         return getattr(datasets, named.class_name)(root=str(data_root()), download=True, **split)
     except (OSError, RuntimeError) as error:
