@@ -17,6 +17,7 @@ from torch import nn
 
 from nas.arch import Architecture, Gate, Kernel, SelectiveKernel, Stage, Stem
 from nas.data import ImageData, Split, load
+from nas.data.batches import train_batches
 from nas.models import build
 from nas.train import (
     RECIPES,
@@ -308,6 +309,20 @@ def test_same_seed_same_result_other_seed_another(digits: ImageData) -> None:
     assert results[0].loss_curve == results[1].loss_curve
     assert results[0].accuracy == results[1].accuracy
     assert results[0].loss_curve != results[2].loss_curve
+
+
+def test_every_epoch_and_seed_has_its_own_order(digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[tuple[int, ...]] = []
+
+    def recording(*arguments: Any, **how: Any) -> Any:
+        orders.append(tuple(arguments[2].order.tolist()))
+        return train_batches(*arguments, **how)
+
+    monkeypatch.setattr(trainer, "train_batches", recording)
+    for seed in (0, 0, 1):
+        quick(digits, seed=seed)
+    assert orders[:2] == orders[2:4]
+    assert len(set(orders)) == 4
 
 
 def test_training_neither_uses_nor_disturbs_torch_s_global_generator(digits: ImageData) -> None:
