@@ -29,6 +29,7 @@ from nas.train import (
     recipe_for,
     resolve_device,
     train,
+    trainer,
 )
 from nas.train.checkpoint import save_checkpoint
 from nas.train.schedule import learning_rate
