@@ -57,6 +57,7 @@ def test_no_network_is_trained_twice_and_none_over_the_cap(finished: tuple[str, 
     assert list(trials["state"]) == ["complete"] * TRIALS
     assert trials["key"].is_unique
     assert trials["params"].max() <= CAP
+    assert list(pd.read_csv(out / "s" / "trials.csv")["key"]) == list(trials["key"])
 
 
 def test_the_record_is_what_was_scored(finished: tuple[str, Path]) -> None:
