@@ -83,9 +83,10 @@ def test_the_ledger_adds_up(rejected: list[dict[str, int]], seconds: list[float]
     assert ledger["rejected"] == {reason: sum(row.get(reason, 0) for row in rejected) for reason in REJECTIONS}
 
 
-def test_saved_time_is_that_of_the_networks_that_could_have_been_trained() -> None:
-    ledger = Ledger.of([{"invalid": 100}, {"duplicate": 2, "over_cap": 3}], seconds=[10.0, 20.0])
-    assert ledger.saved_seconds == 5 * 15.0
+def test_saved_time_is_one_training_for_each_trial_before_which_one_was_spared() -> None:
+    """A search without the gate trains its first proposal; redraws and invalid genotypes would have cost it nothing."""
+    rejected = [{"invalid": 100}, {"duplicate": 2, "over_cap": 3}, {"over_cap": 1}, {}]
+    assert Ledger.of(rejected, seconds=[10.0, 20.0]).saved_seconds == 2 * 15.0
     assert Ledger.of([{"duplicate": 2}], seconds=[]).saved_seconds == 0
 
 

@@ -36,8 +36,12 @@ from nas.space import Option, SearchSpace
 from nas.train import RECIPES, recipe_for, resolve_device
 
 FORMAT = 1
-ATTEMPTS = 50
-"""Proposals of the sampler for one trial before the driver looks for an unseen network itself."""
+ATTEMPTS = 20
+"""Proposals of the sampler for one trial before the driver looks for an unseen network itself.
+
+With 50, TPE took 1.9 times the CPU time over 150 scored trials of the digits space; the hypervolumes differed by less
+than those of the 3 seeds.
+"""
 SAME_FAILURES = 5
 """The search stops when this many trials fail for one reason and none has ever succeeded."""
 TABLES_SHARE = 0.02

@@ -81,6 +81,8 @@ class Ledger:
 
     accepted: int
     rejected: dict[str, int]
+    spared: int
+    """Trials before which a network that could have been trained was turned away."""
     mean_seconds: float
     """Of one finished training."""
 
@@ -89,7 +91,8 @@ class Ledger:
         """`rejected`: reason -> count of each trial; `seconds`: of each finished training."""
         rows = list(rejected)
         total: dict[str, int] = {reason: sum(row.get(reason, 0) for row in rows) for reason in REJECTIONS}
-        return cls(len(rows), total, sum(seconds) / len(seconds) if seconds else 0.0)
+        spared = sum(row.get("duplicate", 0) + row.get("over_cap", 0) > 0 for row in rows)
+        return cls(len(rows), total, spared, sum(seconds) / len(seconds) if seconds else 0.0)
 
     @property
     def proposed(self) -> int:
@@ -97,8 +100,12 @@ class Ledger:
 
     @property
     def saved_seconds(self) -> float:
-        """Trainings that the gate spared, at the mean price of one; an invalid genotype could not have been trained."""
-        return (self.rejected["duplicate"] + self.rejected["over_cap"]) * self.mean_seconds
+        """The trainings that the gate spared, at the mean price of one.
+
+        At most one for each trial: without the gate the first proposal would have been trained, not all that were
+        redrawn. An invalid genotype could not have been trained at all.
+        """
+        return self.spared * self.mean_seconds
 
     def to_json(self) -> dict[str, Any]:
         return {
