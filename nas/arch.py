@@ -23,6 +23,9 @@ from typing import Any, Literal, get_args
 
 FORMAT = 1
 
+GENES = ("depth", "width", "cardinality", "mixer", "gate")
+"""The entries of `Architecture.summary`."""
+
 BlockKind = Literal["basic", "bottleneck"]
 Avd = Literal["none", "before_mixer", "after_mixer"]
 StrideIn = Literal["mixer", "conv1_1x1"]
@@ -100,6 +103,14 @@ class Stem:
     @property
     def kernel(self) -> Kernel:
         return Kernel(STEM_CONVS[self.kind][1])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "channels": list(self.channels),
+            "strides": list(self.strides),
+            "pool": self.pool,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -418,12 +429,7 @@ class Architecture:
             "format": FORMAT,
             "in_channels": self.in_channels,
             "num_classes": self.num_classes,
-            "stem": {
-                "kind": self.stem.kind,
-                "channels": list(self.stem.channels),
-                "strides": list(self.stem.strides),
-                "pool": self.stem.pool,
-            },
+            "stem": self.stem.to_json(),
             "block": self.block,
             "avd": self.avd,
             "stride_in": self.stride_in,

@@ -27,6 +27,9 @@ DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
 }
 """Objective -> what is better. The minimised ones are the costs: exact counts, at least 1."""
 
+COSTS = tuple(name for name, better in DIRECTIONS.items() if better == "minimize")
+"""The costs, in the order in which they are shown."""
+
 MARGIN = 0.1
 """How far `reference_point` lies beyond the worst point, as a share of the column's range."""
 

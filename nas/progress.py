@@ -12,8 +12,10 @@ import pandas as pd
 from rich.console import Group, RenderableType
 from rich.live import Live
 
+from nas.arch import GENES
+from nas.pareto import costs_of
 from nas.search.events import Ended, Event, Finished, Interrupted, Proposed, Resumed, Started, Summary
-from nas.terminal import GENES, console, front_table, shown, table
+from nas.terminal import console, front_table, shown, table
 from nas.units import format_count
 
 LAST = 12
@@ -84,13 +86,12 @@ class Progress:
 
     def _picture(self) -> RenderableType:
         assert self._started is not None
-        costs = [name for name in self._started.objectives if name != "accuracy"]
         rows: list[dict[str, Any]] = [_row(event) for event in self._done[-LAST:]]
         running = [
             {"trial": e.trial, "state": "training", "accuracy": None, "seconds": None, **e.cost, **e.summary}
             for e in self._running.values()
         ]
-        columns = ["trial", "state", "accuracy", *costs, *GENES, "seconds"]
+        columns = ["trial", "state", "accuracy", *costs_of(self._started.objectives), *GENES, "seconds"]
         return Group(table("Trials", rows + running, columns), self._footer())
 
     def _footer(self) -> str:

@@ -19,7 +19,6 @@ import math
 import os
 import platform
 import re
-import secrets
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +35,8 @@ import pandas as pd
 import nas
 from nas import pareto
 from nas.arch import Architecture
+from nas.atomic import write_atomic
+from nas.pareto import COSTS
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -73,35 +74,6 @@ def empty_ledger() -> dict[str, Any]:
         "rejected": {"invalid": 0, "duplicate": 0, "over_cap": 0},
         "saved_seconds": 0.0,
     }
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write `path` whole or not at all, also when the process or the machine dies: a reader never sees a half.
-
-    A temporary file beside it is flushed to the disk, then takes its name. Text is written as UTF-8. Missing folders
-    are made.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)  # noqa: PTH105 (the one call that must be seen to be atomic)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder cannot be opened
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -280,7 +252,7 @@ class Run:
         spec = self.read_spec(trial)
         try:
             arch = Architecture.from_json(spec["arch"])
-            cost = {name: int(spec["cost"][name]) for name in ("macs", "params", "activations")}
+            cost = {name: int(spec["cost"][name]) for name in COSTS}
             known = {"key": str(spec["key"]), "seed": int(spec["seed"])}
         except KeyError as error:
             raise _damaged(path, f"it lacks the key {error}") from None

@@ -345,10 +345,7 @@ class SearchSpace:
     def to_json(self) -> dict[str, Any]:
         """The resolved space as plain values: what a resumed search must find unchanged."""
         fixed = self.fixed.model_dump()
-        stems = {
-            name: {"kind": s.kind, "channels": list(s.channels), "strides": list(s.strides), "pool": s.pool}
-            for name, s in self.stems.items()
-        }
+        stems = {name: stem.to_json() for name, stem in self.stems.items()}
         genes = {gene.name: list(gene.options) for gene in self._all_genes()}
         return {"name": self.name, "fixed": fixed, "stems": stems, "genes": genes, "caps": dict(self.caps)}
 

@@ -9,11 +9,10 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from nas.arch import GENES
 from nas.cost.formula import Cost
+from nas.pareto import COSTS, costs_of
 from nas.units import format_count
-
-COSTS = ("macs", "params", "activations")
-GENES = ("depth", "width", "cardinality", "mixer", "gate")
 
 
 def console() -> Console:
@@ -47,9 +46,8 @@ def table(title: str, rows: Sequence[Mapping[Any, Any]], columns: Sequence[str])
 
 
 def front_table(front: pd.DataFrame, objectives: Sequence[str]) -> Table:
-    costs = [name for name in objectives if name != "accuracy"]
     title = f"Pareto front: {len(front)} network{'s' if len(front) != 1 else ''}"
-    return table(title, front.to_dict("records"), ["trial", "accuracy", *costs, "family", *GENES])
+    return table(title, front.to_dict("records"), ["trial", "accuracy", *costs_of(objectives), "family", *GENES])
 
 
 def cost_range(costs: Sequence[Cost], caps: Mapping[str, int], what: str) -> Table:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.arch import (
+    GENES,
     Architecture,
     BlockKind,
     Conv,
@@ -130,6 +131,10 @@ def test_different_networks_are_told_apart(name: str) -> None:
 )
 def test_family_names_the_paper(mixer: Mixer, gate: Gate, family: str) -> None:
     assert network(mixer, gate=gate).family == family
+
+
+def test_the_summary_names_the_genes() -> None:
+    assert tuple(network().summary()) == GENES
 
 
 def _with(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ PACKAGE = Path(nas.__file__).parent
 LAYERS: dict[str, int] = {
     # values and mathematics
     "arch": 0,
+    "atomic": 0,
     "pareto": 0,
     "units": 0,
     "checked": 0,

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from recorded_runs import failure, genotype, make_run, result, spec
 
 from nas import record
+from nas.atomic import write_atomic
 from nas.record import Run
 
 JSON = st.recursive(
@@ -67,7 +68,7 @@ def test_content_and_folder_reach_the_disk_around_the_replace(tmp_path: Path, mo
 
     monkeypatch.setattr(os, "fsync", traced_fsync)
     monkeypatch.setattr(os, "replace", traced_replace)
-    record.write_atomic(tmp_path / "new" / "file", b"\x00\xff")
+    write_atomic(tmp_path / "new" / "file", b"\x00\xff")
     assert steps == ["content", "replace", "folder"]
     assert (tmp_path / "new" / "file").read_bytes() == b"\x00\xff"
 

@@ -12,6 +12,7 @@ import torch
 
 from nas import record
 from nas.arch import Architecture
+from nas.atomic import write_atomic
 from nas.data import load
 from nas.executors import Result, Spec
 from nas.train import Recipe, train
@@ -35,7 +36,7 @@ def evaluate(spec: Spec, folder: Path) -> Result:
         with _threads_for(spec):
             outcome = _train(spec, folder)
     except Exception as error:
-        record.write_atomic(folder / "error.txt", traceback.format_exc())
+        write_atomic(folder / "error.txt", traceback.format_exc())
         outcome = {"status": "error", "reason": reason_of(error)}
     result: Result = {
         "format": 1,

@@ -10,10 +10,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from nas import pareto
+from nas.arch import GENES
 from nas.report.recorded import Recorded
 from nas.report.style import (
     ACCENT,
-    GENES,
     GREY,
     INK,
     LABELS,
@@ -84,7 +84,7 @@ def _point(row: dict[Any, Any], costs: tuple[str, ...], on_front: bool) -> Point
 def _hover(row: dict[Any, Any]) -> str:
     lines = [f"<b>trial {row['trial']}</b> · {escaped(row['family'])} ({escaped(row['mechanisms'])})"]
     lines.append(f"accuracy {amount('accuracy', row['accuracy'])} · trained {seconds(row['seconds'])}")
-    lines.append(" · ".join(f"{LABELS[name]} {count(row[name])}" for name in ("macs", "params", "activations")))
+    lines.append(" · ".join(f"{LABELS[name]} {count(row[name])}" for name in pareto.COSTS))
     lines.extend(f"{gene} {escaped(row[gene])}" for gene in GENES)
     return "<br>".join(lines)
 

@@ -12,7 +12,8 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 import nas
-from nas.record import Run, write_atomic
+from nas.atomic import write_atomic
+from nas.record import Run
 from nas.report import front, hypervolume, importance, losses, tables
 from nas.report.recorded import Recorded, read
 from nas.report.style import ACCENT, FONT, GREY, INK, LABELS, QUIET

@@ -27,7 +27,6 @@ FAMILIES: dict[str, tuple[str, str]] = {
 """Family -> (colour, marker): told apart without colours as well (after Okabe and Ito's palette)."""
 
 LABELS = {"accuracy": "accuracy", "macs": "MACs", "params": "parameters", "activations": "activations"}
-GENES = ("depth", "width", "cardinality", "mixer", "gate")
 SPACE = "\u00a0"
 
 

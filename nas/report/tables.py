@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nas.arch import GENES
+from nas.pareto import COSTS
 from nas.report.recorded import Recorded
-from nas.report.style import GENES, LABELS, amount, count, percent, seconds
+from nas.report.style import LABELS, amount, count, percent, seconds
 
 LONGEST = 300
 """Characters of a cell; longer ones are cut."""
@@ -40,14 +42,13 @@ def summary(recorded: Recorded) -> tuple[tuple[str, str], ...]:
 
 def front(recorded: Recorded) -> Table:
     """The front, cheapest first: accuracy, all costs, genes."""
-    counts = ("macs", "params", "activations")
-    headers = [("trial", True), ("accuracy", True), *((LABELS[name], True) for name in counts), ("family", False)]
+    headers = [("trial", True), ("accuracy", True), *((LABELS[name], True) for name in COSTS), ("family", False)]
     headers += [*((gene, False) for gene in GENES), ("trained", True)]
     knee = recorded.knee
     rows = tuple(
         (
             f"{row['trial']}{' (knee)' if row['trial'] == knee else ''}",
-            *(amount(name, row[name]) for name in ("accuracy", *counts)),
+            *(amount(name, row[name]) for name in ("accuracy", *COSTS)),
             str(row["family"]),
             *(str(row[gene]) for gene in GENES),
             seconds(row["seconds"]),

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from nas.checked import checked
-from nas.pareto import DIRECTIONS
+from nas.pareto import COSTS, DIRECTIONS
+from nas.record import STUDY_NAME
 from nas.search.samplers import SAMPLERS
 from nas.units import parse_count
 
@@ -23,7 +24,7 @@ class SearchConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    study: str = Field(pattern=f"^{STUDY_NAME.pattern}$")
     """Name of the run and of its folder under `out`."""
     space: str = "digits"
     """Path of a space's TOML file, or the name of a shipped space."""
@@ -63,8 +64,7 @@ class SearchConfig(BaseModel):
     def _objectives(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         unknown = [name for name in value if name not in DIRECTIONS]
         if unknown or "accuracy" not in value or len(value) < 2 or len(set(value)) < len(value):
-            costs = ", ".join(name for name in DIRECTIONS if name != "accuracy")
-            raise ValueError(f"the objectives must be accuracy and one to three of {costs}, each once")
+            raise ValueError(f"the objectives must be accuracy and one to three of {', '.join(COSTS)}, each once")
         return value
 
     @field_validator("sampler")

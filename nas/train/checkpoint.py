@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from nas.atomic import write_atomic
 
 FORMAT = 1
 
@@ -19,18 +19,8 @@ class DamagedCheckpoint(ValueError):
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Readers see the file before or the file after, never a part: temporary file, flush, fsync, replace."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    """Readers see the file before or the file after, never a part."""
+    write_atomic(path, lambda file: torch.save({"format": FORMAT, **content}, file))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -60,14 +50,3 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise ValueError(f"there is no checkpoint {path}") from None
     return weights
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the new name durable; Windows cannot open folders and needs no such call."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
