@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ from nas.arch import Architecture, Conv, Gate, Stage, Stem
 from nas.cost.formula import Cost, cost
 from nas.cost.measure import measure, measure_network
 from nas.models import build
+from nas.space import SearchSpace, shipped_spaces
 
 RESNET50 = Architecture(
     in_channels=3,
@@ -38,6 +40,22 @@ def _measured(arch: Architecture, input_size: int) -> Cost:
 @pytest.mark.parametrize("arch", NETWORKS.values(), ids=NETWORKS)
 def test_formula_equals_measurement(arch: Architecture) -> None:
     assert cost(arch, 13) == _measured(arch, 13)
+
+
+SPACES = {name: SearchSpace.load(name) for name in shipped_spaces()}
+EXAMPLES = {"imagenet": 3}  # two forward passes at 224 pixels each; the other spaces are cheap
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_formula_equals_measurement_of_random_networks_of_every_shipped_space(name: str) -> None:
+    @settings(deadline=None, max_examples=EXAMPLES.get(name, 12))
+    @given(seed=st.integers(0, 2**32))
+    def holds(seed: int) -> None:
+        space = SPACES[name]
+        arch = space.sample(random.Random(seed))
+        assert cost(arch, space.input_size) == _measured(arch, space.input_size)
+
+    holds()
 
 
 @settings(deadline=None, max_examples=20)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from nas import record
+
 Spec = Mapping[str, Any]
 """The content of a trial's spec.json."""
 Result = dict[str, Any]
@@ -26,3 +28,26 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Give back what the executor holds; trials under way are abandoned."""
+
+
+NOTHING: Result = {
+    "status": "error",
+    "reason": None,
+    "accuracy": None,
+    "loss_curve": [],
+    "epochs": 0,
+    "steps": 0,
+    "seconds": 0.0,
+    "images_per_s": None,
+    "device": None,
+    "versions": {},
+}
+"""What a training that gave nothing reports."""
+
+
+def write_outcome(spec: Spec, folder: Path, outcome: Mapping[str, Any], started: str) -> Result:
+    """Write result.json of a trial, atomically, and return it. `outcome` fills in what the training gave."""
+    own = {"format": 1, "trial": spec["trial"], "key": spec["key"]}
+    result: Result = {**own, **NOTHING, **outcome, "started": started, "finished": record.now()}
+    record.write_json(folder / "result.json", result)
+    return result

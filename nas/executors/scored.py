@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from nas import record
-from nas.executors import Result, Spec
+from nas.executors import Result, Spec, write_outcome
 from nas.executors.inline import InlineExecutor
 
 
@@ -17,29 +18,12 @@ class ScoredExecutor(InlineExecutor):
         """`seconds`: what each result claims that its training took."""
 
         def evaluate(spec: Spec, folder: Path) -> Result:
-            now = record.now()
-            result: Result = {
-                "format": 1,
-                "trial": spec["trial"],
-                "key": spec["key"],
-                "status": "ok",
-                "reason": None,
-                "accuracy": None,
-                "loss_curve": [],
-                "epochs": spec["epochs"],
-                "steps": 0,
-                "seconds": seconds,
-                "images_per_s": None,
-                "device": "scored",
-                "started": now,
-                "finished": now,
-                "versions": {},
-            }
+            started = record.now()
+            outcome: dict[str, Any] = {"epochs": spec["epochs"], "seconds": seconds, "device": "scored"}
             try:
-                result["accuracy"] = float(score(spec))
+                outcome |= {"status": "ok", "accuracy": float(score(spec))}
             except Exception as error:
-                result |= {"status": "error", "reason": f"{type(error).__name__}: {error}"}
-            record.write_json(folder / "result.json", result)
-            return result
+                outcome |= {"status": "error", "reason": f"{type(error).__name__}: {error}"}
+            return write_outcome(spec, folder, outcome, started)
 
         super().__init__(evaluate)

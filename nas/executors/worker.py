@@ -14,7 +14,7 @@ from nas import record
 from nas.arch import Architecture
 from nas.atomic import write_atomic
 from nas.data import load
-from nas.executors import Result, Spec
+from nas.executors import Result, Spec, write_outcome
 from nas.train import Recipe, train
 
 SMALL_MACS = 5_000_000
@@ -38,32 +38,8 @@ def evaluate(spec: Spec, folder: Path) -> Result:
     except Exception as error:
         write_atomic(folder / "error.txt", traceback.format_exc())
         outcome = {"status": "error", "reason": reason_of(error)}
-    result: Result = {
-        "format": 1,
-        "trial": spec["trial"],
-        "key": spec["key"],
-        **EMPTY,
-        **outcome,
-        "started": started,
-        "finished": record.now(),
-        "versions": record.environment()["versions"],
-    }
-    record.write_json(folder / "result.json", result)
-    return result
-
-
-EMPTY: dict[str, Any] = {
-    "status": "error",
-    "reason": None,
-    "accuracy": None,
-    "loss_curve": [],
-    "epochs": 0,
-    "steps": 0,
-    "seconds": 0.0,
-    "images_per_s": None,
-    "device": None,
-}
-"""What a training that gave nothing reports."""
+    outcome = {**outcome, "versions": record.environment()["versions"]}
+    return write_outcome(spec, folder, outcome, started)
 
 
 @contextlib.contextmanager
