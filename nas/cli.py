@@ -135,7 +135,8 @@ def search(
     with Progress() as screen:
         summary = run_search(settings, on_event=screen.show)
     run = Run(settings.out, settings.study)
-    screen.end(summary, run.front(settings.objectives), settings.objectives, write_report(run))
+    screen.end(summary, run.front(settings.objectives), settings.objectives)
+    print(f"report: {write_report(run)}", flush=True)  # it takes some seconds, so the front is shown first
     if summary.interrupted:
         raise typer.Exit(130)
     if summary.failed == summary.finished:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -70,14 +69,13 @@ class Progress:
         if self._live is not None and not isinstance(event, Ended):
             self._live.update(self._picture(), refresh=True)
 
-    def end(self, summary: Summary, front: pd.DataFrame, objectives: Sequence[str], report: Path) -> None:
-        """The last words of a search: its front as a table, what the gate saved, where the report is."""
+    def end(self, summary: Summary, front: pd.DataFrame, objectives: Sequence[str]) -> None:
+        """The last words of a search: its front as a table and what the gate saved."""
         rejected = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in summary.ledger.rejected.items())
         self._console.print(front_table(front, objectives))
         self._say(
             f"{summary.ended}; {summary.failed} failed, {summary.added} added in {summary.seconds:.0f} s",
             f"never trained: {rejected} (about {summary.ledger.saved_seconds:.0f} s of training saved)",
-            f"report: {report}",
         )
 
     def _say(self, *lines: str) -> None:
