@@ -47,6 +47,14 @@ class Conv2d(nn.Conv2d):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if self.kernel_size != (1, 1) or self.stride == (1, 1):
+            return super().forward(x_BCHW)
+        # The same sum over the same pixels. In the backward pass of a channels_last map with few channels, oneDNN 3.12
+        # writes past the buffer of a strided 1x1 convolution, and so crashes or spoils memory (its issue 6035).
+        down, right = self.stride
+        return nn.functional.conv2d(x_BCHW[:, :, ::down, ::right], self.weight, self.bias, groups=self.groups)
+
 
 class ConvBN(nn.Module):
     """BN(conv(x)), then ReLU if `relu`."""
