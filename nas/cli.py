@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-import random
 import sys
 import tomllib
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nas import __version__, terminal
-from nas.units import parse_count
+from nas.units import format_count, format_seconds, parse_count
 
 if TYPE_CHECKING:
     from nas.record import Run
     from nas.search.config import SearchConfig
+    from nas.space import SearchSpace
 
 app = typer.Typer(
     name="nas",
@@ -168,31 +167,79 @@ def _read_toml(file: Path) -> dict[str, Any]:
 @app.command()
 def space(
     source: SpaceSource,
-    samples: Annotated[int, typer.Option(help="Networks to price for the range of costs.", min=1)] = 2000,
-    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
+    max_macs: MaxMacs = None,
+    max_params: MaxParams = None,
+    seed: Annotated[int, typer.Option(help="Seed of whatever is drawn.", min=0)] = 0,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the picture as a page, too.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Forecast the hours of so many trainings, from a few timed steps.", min=1)
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Epochs of each training of the forecast.", min=1)] = 5,
+    images: Annotated[
+        int | None, typer.Option(help="Training images of the forecast. [those of --data]", min=1)
+    ] = None,
+    data: Annotated[str, typer.Option(help="Data of the forecast, as in nas search.")] = "digits",
+    device: Annotated[str, typer.Option(help="Device of the forecast: auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
-    """Show a space: its genes, its exact size and what its networks cost.
+    """Show a space before anything is trained: its genes, its exact size, what its networks cost, what decides it.
 
     \b
     nas space cifar
-    nas space my_space.toml --samples 10000
+    nas space cifar --max-macs 20M --html cifar.html
+    nas space my_space.toml --trials 200 --epochs 3 --images 40000
     """
-    from nas.cost.formula import cost
+    from nas.cost.landscape import Landscape
     from nas.space import SearchSpace
 
     found = SearchSpace.load(source)
-    size = found.size()
-    rng = random.Random(seed)
-    whole = size <= samples
-    networks: Iterator[Any] = iter(found) if whole else (found.sample(rng) for _ in range(samples))
-    costs = [cost(arch, found.input_size) for arch in islice(networks, samples)]
+    caps = found.capped(_caps(max_macs, max_params))
+    landscape = Landscape(found)
+    survey = landscape.survey(seed)
+    effects = landscape.effects("macs", seed)
     screen = terminal.console()
     screen.print(f"{found.name}: {found.description}", highlight=False)
-    screen.print(f"{size:,} different networks, input {found.in_channels}x{found.input_size}x{found.input_size}")
+    screen.print(f"{survey.size:,} different networks, input {found.in_channels}x{found.input_size}x{found.input_size}")
     genes = [{"gene": gene.name, "options": ", ".join(map(str, gene.options))} for gene in found.genes]
     screen.print(terminal.table("Genes", genes, ["gene", "options"]))
-    screen.print(
-        terminal.cost_range(costs, found.caps, "all networks" if whole else f"{samples} random walks, seed {seed}")
+    screen.print(terminal.cost_quantiles(survey, caps))
+    if caps:
+        asked = " and ".join(f"{name} <= {format_count(cap)}" for name, cap in caps.items())
+        screen.print(f"{100 * survey.within(caps):.3g} % of the networks have {asked}", highlight=False)
+    screen.print(terminal.cost_histogram(survey, "macs", caps))
+    screen.print(terminal.extremes(survey, found.input_size))
+    screen.print(terminal.gene_effects(effects, "macs"))
+    landscape.require_within(caps)  # what was shown says why they cannot be met
+    if html is not None:
+        from nas.report import write_landscape
+
+        print(write_landscape(found.name, survey, caps, effects, html))
+    if trials is not None:
+        forecast = _forecast(found, caps, trials, epochs, images, data, device, seed)
+        screen.print(forecast, highlight=False, soft_wrap=True)
+
+
+def _forecast(
+    space: SearchSpace,
+    caps: Mapping[str, int],
+    trials: int,
+    epochs: int,
+    images: int | None,
+    data: str,
+    device: str,
+    seed: int,
+) -> str:
+    from nas.cost.landscape import Landscape
+    from nas.data import load
+    from nas.executors.forecast import NETWORKS, forecast
+
+    count = images or len(load(data, image_size=space.input_size).train)
+    networks = Landscape(space).sample_within(caps, NETWORKS, seed)
+    found = forecast(networks, input_size=space.input_size, images=count, epochs=epochs, trials=trials, device=device)
+    mean, low, high = (format_seconds(seconds) for seconds in (found.seconds, found.low_seconds, found.high_seconds))
+    slow, fast = min(found.images_per_s), max(found.images_per_s)
+    return (
+        f"{trials} trainings of {epochs} epochs of {count:,} images: about {mean} on {found.device} ({low} to {high}), "
+        f"one at a time, evaluations left out; {len(networks)} networks timed, {slow:,.0f} to {fast:,.0f} images/s"
     )
 
 

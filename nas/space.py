@@ -11,12 +11,13 @@ from __future__ import annotations
 import itertools
 import random
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -256,6 +257,22 @@ Candidates = frozenset[int]
 """Numbers of the network-wide assignments that agree with the stages seen so far."""
 
 
+class Header(NamedTuple):
+    """What a network has beside its stages, canonical."""
+
+    stem: Stem
+    avd: Avd
+    shortcut: Shortcut
+
+
+class State(NamedTuple):
+    """How far a network has been read: the number of stages, what still agrees with them, and their output width."""
+
+    stages: int
+    candidates: Candidates
+    in_channels: int
+
+
 @dataclass(frozen=True, eq=False)
 class SearchSpace:
     """A space of networks. `genes` are the genes with more than one option, in the order of the walk."""
@@ -342,6 +359,13 @@ class SearchSpace:
             else:
                 yield from (Gene(f"{name}.{i}", options, kind.ordered) for i, options in enumerate(scope.options, 1))
 
+    def capped(self, caps: Mapping[str, int]) -> dict[str, int]:
+        """`caps` together with the space's own: the tighter one of each wins."""
+        return {
+            metric: min(limits[metric] for limits in (self.caps, caps) if metric in limits)
+            for metric in dict.fromkeys((*self.caps, *caps))
+        }
+
     def to_json(self) -> dict[str, Any]:
         """The resolved space as plain values: what a resumed search must find unchanged."""
         fixed = self.fixed.model_dump()
@@ -357,27 +381,37 @@ class SearchSpace:
         Raises InvalidGenotype when the choices made leave no network.
         """
         picked: dict[str, Option] = {}
-        header = {name: self._pick(name, 0, picked, choose, None) for name in _HEADER}
-        stem = self.stems[str(header["stem"])]
+        header = self._header(picked, choose)
         stages = []
-        in_channels = stem.channels[-1]
+        in_channels = header.stem.channels[-1]
         for index in range(self.stages):
             stage = self._stage(index, in_channels, picked, choose)
             stages.append(stage)
             in_channels = stage.out_channels
-        return self._architecture(header, tuple(stages))
+        return self.network(header, tuple(stages))
 
-    def _architecture(self, header: Mapping[str, Any], stages: tuple[Stage, ...]) -> Architecture:
+    def _header(self, picked: dict[str, Option], choose: Choose) -> Header:
+        """Stem, average pool and shortcut; what cannot act, because no stage has a stride, is dropped."""
+        stem, shortcut, avd = (self._pick(name, 0, picked, choose, None) for name in _HEADER)
+        strided = any(stride > 1 for stride in self.fixed.strides)
+        return Header(
+            self.stems[str(stem)],
+            cast(Avd, avd if strided else "none"),
+            cast(Shortcut, shortcut if strided else "strided_conv1x1"),
+        )
+
+    def network(self, header: Header, stages: tuple[Stage, ...]) -> Architecture:
+        """The network of a header and its stages. Raises InvalidGenotype when they do not fit together."""
         try:
             return Architecture(
                 in_channels=self.in_channels,
                 num_classes=self.num_classes,
-                stem=self.stems[header["stem"]],
+                stem=header.stem,
                 block=self.fixed.block,
                 stages=stages,
-                avd=header["avd"],
+                avd=header.avd,
                 stride_in=self.fixed.stride_in,
-                shortcut=header["shortcut"],
+                shortcut=header.shortcut,
             ).canonical()
         except ValueError as error:
             raise InvalidGenotype(str(error)) from None
@@ -520,6 +554,28 @@ class SearchSpace:
         spread = kernels if len(kernels) == 1 else tuple(sorted(kernels[i % len(kernels)] for i in range(r)))
         return SplitAttention(radix=r, hidden=hidden, kernels=spread, attention_groups=k)
 
+    # ---- parts of a walk -----------------------------------------------------------------------------------------
+
+    def header_genes(self) -> tuple[Gene, ...]:
+        """The genes that shape what a network has beside its stages."""
+        return tuple(gene for gene in self.genes if gene.name in _HEADER)
+
+    def header(self, choices: Mapping[str, Option]) -> Header:
+        """What a network has beside its stages, from a value for each of `header_genes()`."""
+        return self._header({}, lambda name, _: choices[name])
+
+    def stage_genes(self, index: int) -> tuple[Gene, ...]:
+        """The genes that shape stage `index` (from 0), those chosen once for the network included."""
+        names = {label for name in _NETWORK_STAGE_GENES for label in (name, f"{name}.{index + 1}")}
+        return tuple(gene for gene in self.genes if gene.name in names)
+
+    def stage(self, index: int, in_channels: int, choices: Mapping[str, Option]) -> Stage:
+        """Stage `index` behind `in_channels` channels, from a value for each of `stage_genes(index)`.
+
+        Raises InvalidGenotype when they name no stage.
+        """
+        return self._stage(index, in_channels, {}, lambda name, _: choices[name])
+
     # ---- one network ---------------------------------------------------------------------------------------------
 
     def decode(self, genotype: Mapping[str, Option]) -> Architecture:
@@ -551,16 +607,13 @@ class SearchSpace:
     def encode(self, arch: Architecture) -> dict[str, Option]:
         """The first choices, in the order of the walk, that give this network. Raises ValueError when it is outside."""
         arch = arch.canonical()
-        header = self._headers.get((arch.stem, arch.avd, arch.shortcut))
-        if header is not None and len(arch.stages) == self.stages:
-            candidates: Candidates = self._everywhere
-            in_channels = arch.stem.channels[-1]
-            choices = dict(header)
-            for index, stage in enumerate(arch.stages):
-                candidates = self._transitions(index, candidates, in_channels).get(stage, frozenset())
-                in_channels = stage.out_channels
-            if candidates and self._architecture(header, arch.stages) == arch:
-                return self._choices(arch, choices, min(candidates))
+        header = Header(arch.stem, arch.avd, arch.shortcut)
+        state = self.starts().get(header)
+        if state is not None and len(arch.stages) == self.stages:
+            for stage in arch.stages:
+                state = self.followers(state).get(stage) if state is not None else None
+            if state is not None and self.network(header, arch.stages) == arch:
+                return self._choices(arch, self._headers[header], min(state.candidates))
         raise ValueError(f"the network {arch.key} is not in space {self.name}")
 
     def _choices(self, arch: Architecture, header: Mapping[str, Option], assignment: int) -> dict[str, Option]:
@@ -607,49 +660,63 @@ class SearchSpace:
     #
     # Stages are independent once the network-wide genes are assigned, so the space is a union, over assignments, of
     # products of stage sets. Reading networks stage by stage while keeping the set of assignments that still agree
-    # (the subset construction of automata theory) visits each network exactly once, whatever the assignments share.
+    # (the subset construction of automata theory) visits each network exactly once, whatever the assignments share:
+    # a network is one path from one of `starts` along `followers`.
+
+    def starts(self) -> dict[Header, State]:
+        """Every header, and the state before the first stage."""
+        return {header: State(0, self._everywhere, header.stem.channels[-1]) for header in self._headers}
+
+    def followers(self, state: State) -> dict[Stage, State]:
+        """Each stage that may come next -> the state behind it; none behind the last stage."""
+        if state.stages == self.stages:
+            return {}
+        if state not in self._followers:
+            allowed: dict[Stage, set[int]] = {}
+            for assignment in sorted(state.candidates):
+                for stage in self._table(state.stages, assignment, state.in_channels):
+                    allowed.setdefault(stage, set()).add(assignment)
+            self._followers[state] = {
+                stage: State(state.stages + 1, frozenset(left), stage.out_channels) for stage, left in allowed.items()
+            }
+        return self._followers[state]
+
+    @cached_property
+    def _followers(self) -> dict[State, dict[Stage, State]]:
+        return {}
 
     def size(self) -> int:
         """The exact number of different networks."""
-        counts: dict[tuple[int, Candidates, int], int] = {}
+        counts: dict[State, int] = {}
 
-        def count(index: int, candidates: Candidates, in_channels: int) -> int:
-            if index == self.stages:
+        def count(state: State) -> int:
+            if state.stages == self.stages:
                 return 1
-            state = (index, candidates, in_channels)
             if state not in counts:
-                followers: dict[tuple[Candidates, int], int] = {}
-                for stage, left in self._transitions(index, candidates, in_channels).items():
-                    followers[left, stage.out_channels] = followers.get((left, stage.out_channels), 0) + 1
-                counts[state] = sum(n * count(index + 1, left, out) for (left, out), n in followers.items())
+                behind = Counter(self.followers(state).values())
+                counts[state] = sum(times * count(after) for after, times in behind.items())
             return counts[state]
 
-        return sum(count(0, self._everywhere, stem.channels[-1]) for stem, _, _ in self._headers)
+        return sum(count(state) for state in self.starts().values())
 
     def __iter__(self) -> Iterator[Architecture]:
         """Every network once."""
-        for (stem, _, _), header in self._headers.items():
-            yield from self._continue(header, (), self._everywhere, stem.channels[-1])
+        for header, state in self.starts().items():
+            yield from (self.network(header, stages) for stages in self._paths(state))
 
-    def _continue(
-        self, header: Mapping[str, Option], stages: tuple[Stage, ...], candidates: Candidates, in_channels: int
-    ) -> Iterator[Architecture]:
-        if len(stages) == self.stages:
-            yield self._architecture(header, stages)
-            return
-        for stage, left in self._transitions(len(stages), candidates, in_channels).items():
-            yield from self._continue(header, (*stages, stage), left, stage.out_channels)
+    def _paths(self, state: State) -> Iterator[tuple[Stage, ...]]:
+        if state.stages == self.stages:
+            yield ()
+        for stage, after in self.followers(state).items():
+            yield from ((stage, *rest) for rest in self._paths(after))
 
     @cached_property
-    def _headers(self) -> dict[tuple[Stem, Avd, Shortcut], dict[str, Option]]:
-        """Canonical stem, avd and shortcut -> the first choices that give them."""
-        strided = any(stride > 1 for stride in self.fixed.strides)
-        headers: dict[tuple[Stem, Avd, Shortcut], dict[str, Option]] = {}
+    def _headers(self) -> dict[Header, dict[str, Option]]:
+        """Header -> the first choices that give it."""
+        headers: dict[Header, dict[str, Option]] = {}
         for values in itertools.product(*(self.scopes[name].options[0] for name in _HEADER)):
-            header = dict(zip(_HEADER, values, strict=True))
-            avd: Any = header["avd"] if strided else "none"
-            shortcut: Any = header["shortcut"] if strided else "strided_conv1x1"
-            headers.setdefault((self.stems[str(header["stem"])], avd, shortcut), header)
+            choices = dict(zip(_HEADER, values, strict=True))
+            headers.setdefault(self.header(choices), choices)
         return headers
 
     @cached_property
@@ -677,21 +744,6 @@ class SearchSpace:
                 table.setdefault(stage, choices)
             self._tables[state] = table
         return self._tables[state]
-
-    @cached_property
-    def _steps(self) -> dict[tuple[int, Candidates, int], dict[Stage, Candidates]]:
-        return {}
-
-    def _transitions(self, index: int, candidates: Candidates, in_channels: int) -> dict[Stage, Candidates]:
-        """Each stage that may come next -> the assignments that allow it."""
-        state = (index, candidates, in_channels)
-        if state not in self._steps:
-            allowed: dict[Stage, set[int]] = {}
-            for assignment in sorted(candidates):
-                for stage in self._table(index, assignment, in_channels):
-                    allowed.setdefault(stage, set()).add(assignment)
-            self._steps[state] = {stage: frozenset(left) for stage, left in allowed.items()}
-        return self._steps[state]
 
 
 def _stem(file: StemFile, where: str) -> Stem:

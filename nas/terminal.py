@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from nas.arch import GENES
-from nas.cost.formula import Cost
+from nas.cost.formula import cost
+from nas.cost.landscape import GeneEffect, Survey
 from nas.pareto import COSTS, costs_of
 from nas.units import format_count
 
@@ -50,15 +52,60 @@ def front_table(front: pd.DataFrame, objectives: Sequence[str]) -> Table:
     return table(title, front.to_dict("records"), ["trial", "accuracy", *costs_of(objectives), "family", *GENES])
 
 
-def cost_range(costs: Sequence[Cost], caps: Mapping[str, int], what: str) -> Table:
-    """Smallest, middle and largest of each cost, and the share within the caps."""
+QUANTILES = {"smallest": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "largest": 1.0}
+BINS, BAR = 16, 40
+"""Lines of a histogram on the terminal, and characters of its longest bar."""
+
+
+def cost_quantiles(survey: Survey, caps: Mapping[str, int]) -> Table:
+    """How each cost is spread over the networks, and the share within the caps."""
+    what = (
+        f"all {survey.size:,} networks" if survey.exhaustive else f"{len(survey.costs):,} networks, all equally likely"
+    )
     rows = []
     for name in COSTS:
-        values = sorted(getattr(cost, name) for cost in costs)
+        values = np.quantile(survey[name], list(QUANTILES.values()), method="inverted_cdf")
+        # The ends are exact, also where the rest is a sample.
+        values[[0, -1]] = survey.cheapest[name].value, survey.dearest[name].value
+        counts = {label: format_count(int(value)) for label, value in zip(QUANTILES, values, strict=True)}
         cap = caps.get(name)
-        within = sum(value <= cap for value in values) / len(values) if cap is not None else 1.0
-        spread = {"smallest": values[0], "median": values[len(values) // 2], "largest": values[-1]}
-        counts = {label: format_count(value) for label, value in spread.items()}
-        share = f"{100 * within:.1f} %"
+        share = f"{100 * survey.within({name: cap}):.1f} %" if cap is not None else "-"
         rows.append({"cost": name, **counts, "cap": format_count(cap) if cap else "none", "within the cap": share})
     return table(f"Costs of {what}", rows, list(rows[0]))
+
+
+def cost_histogram(survey: Survey, name: str, caps: Mapping[str, int]) -> Table:
+    """Bars on a log scale; the line that holds the cap is marked."""
+    edges, shares = survey.histogram(name, BINS)
+    cap = caps.get(name)
+    rows = []
+    for low, high, share in zip(edges, edges[1:], shares, strict=False):
+        bar = "█" * round(BAR * share / max(shares)) or ("▏" if share else "")
+        holds = cap is not None and low <= cap < high
+        span = f"{format_count(int(low))} to {format_count(int(high))}"
+        rows.append({name: span, "networks": f"{share:.1f} %", "": f"{bar}{' <- cap' if holds else ''}"})
+    return table(f"Spread of {name}", rows, list(rows[0]))
+
+
+def extremes(survey: Survey, input_size: int) -> Table:
+    """The cheapest and the dearest network by each cost, exact."""
+    rows = []
+    for label, found in (("cheapest", survey.cheapest), ("dearest", survey.dearest)):
+        for name in COSTS:
+            arch = found[name].arch
+            priced = cost(arch, input_size)
+            values = {metric: getattr(priced, metric) for metric in COSTS}
+            rows.append({"network": f"{label} by {name}", **values, "family": arch.family, **arch.summary()})
+    return table("Extremes", rows, list(rows[0]))
+
+
+def gene_effects(effects: Sequence[GeneEffect], name: str) -> Table:
+    rows = [
+        {
+            "gene": effect.gene,
+            "of the spread": f"{100 * effect.share:.1f} %",
+            "options": ", ".join(f"{option}: {format_count(round(mean))}" for option, mean in effect.means.items()),
+        }
+        for effect in effects
+    ]
+    return table(f"Genes by what they do to log {name}; geometric mean of {name} for each option", rows, list(rows[0]))

@@ -1,7 +1,8 @@
-"""Counts as people write and read them: 300k, 40M, 1.5G."""
+"""Counts and durations as people write and read them: 300k, 40M, 1.5G; 12 min."""
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal
 
@@ -34,3 +35,13 @@ def format_count(count: int) -> str:
     unit = next(unit for unit in reversed(_SCALES) if abs(rounded) >= _SCALES[unit])
     value = rounded / _SCALES[unit]
     return f"{value:.0f}{unit}" if abs(value) >= 100 else f"{value:.3g}{unit}"
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration to three significant digits: 4.2 s, 12 min, 3.4 h; a dash if it is not finite."""
+    if not math.isfinite(seconds):
+        return "–"
+    for scale, unit in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds:.3g} s"

@@ -193,11 +193,29 @@ def test_every_command_has_help_with_examples_and_stands_in_the_readme(
     assert f"nas {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_space_shows_size_and_costs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("space", "tiny") == 0
+def test_space_shows_size_costs_extremes_and_genes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "tiny.html"
+    assert run("space", "tiny", "--max-macs", "200k", "--html", page) == 0
     shown = capsys.readouterr().out
-    assert "288 different networks" in shown and "all networks" in shown
-    assert "1, 2, 4" in shown
+    priced = [cost(arch, 8) for arch in SearchSpace.load("tiny")]
+    within = 100 * sum(one.macs <= 200_000 for one in priced) / len(priced)
+    assert "288 different networks" in shown and "Costs of all 288 networks" in shown
+    assert f"{within:.3g} % of the networks have macs <= 200k" in shown
+    assert "<- cap" in shown and "cheapest by macs" in shown and "dearest by activations" in shown
+    assert "width.1" in shown and "1, 2, 4" in shown
+    assert str(page) in shown and page.stat().st_size > 10**6
+
+
+def test_space_names_an_impossible_cap_with_the_smallest_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("space", "tiny", "--max-macs", "1k") == 2
+    assert "meets max_macs = 1k: the smallest cost is 77,120 macs" in capsys.readouterr().err
+
+
+def test_space_forecasts_a_search(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("space", "tiny", "--trials", "10", "--epochs", "2", "--images", "500", "--device", "cpu") == 0
+    shown = capsys.readouterr().out
+    assert "10 trainings of 2 epochs of 500 images: about " in shown
+    assert "6 networks timed" in shown
 
 
 def test_version_and_bare_call(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import pytest
@@ -11,14 +10,13 @@ from hypothesis import strategies as st
 
 from nas.cost.formula import cost
 from nas.search import gate as gate_module
-from nas.search.gate import REJECTIONS, Candidate, Gate, Ledger, Unseen, require_feasible
+from nas.search.gate import REJECTIONS, Candidate, Gate, Ledger, Unseen
 from nas.space import SearchSpace
 
 TINY = SearchSpace.load("tiny")
 NETWORKS = list(TINY)
 PRICED = [cost(arch, TINY.input_size) for arch in NETWORKS]
 MACS = sorted(one.macs for one in PRICED)
-PARAMS = sorted(one.params for one in PRICED)
 SMALL: dict[str, Any] = {
     "depth.1": 1,
     "depth.2": 1,
@@ -147,52 +145,3 @@ def test_in_a_large_space_exhaustion_claims_no_more_than_was_looked_at() -> None
 def test_the_same_seed_and_trial_find_the_same_network(seed: int, number: int) -> None:
     first, second = (Unseen(Gate(TINY, {}), seed).find(number, []) for _ in range(2))
     assert first == second
-
-
-def test_caps_that_one_network_meets_are_feasible() -> None:
-    arch = require_feasible(TINY, {"macs": MACS[0]}, seed=0)
-    assert cost(arch, TINY.input_size).macs == MACS[0]
-    assert require_feasible(TINY, {}, seed=0).key in {arch.key for arch in NETWORKS}
-
-
-@pytest.mark.parametrize(
-    ("caps", "smallest"),
-    [
-        ({"macs": MACS[0] - 1}, [f"{MACS[0]:,} macs"]),
-        ({"params": 1}, [f"{PARAMS[0]:,} params"]),
-        ({"macs": MACS[0] - 1, "params": 10**9}, [f"{MACS[0]:,} macs", f"{PARAMS[0]:,} params"]),
-    ],
-)
-def test_caps_that_no_network_meets_name_the_smallest_cost(caps: dict[str, int], smallest: list[str]) -> None:
-    with pytest.raises(ValueError, match="no network of space tiny meets") as error:
-        require_feasible(TINY, caps, seed=0)
-    for words in ("the smallest cost is", *smallest):
-        assert words in str(error.value)
-
-
-@settings(deadline=None, max_examples=10)
-@given(st.sampled_from(MACS[:20]), st.sampled_from(PARAMS[:20]))
-def test_two_caps_are_feasible_when_one_network_meets_both(macs: int, params: int) -> None:
-    if any(one.macs <= macs and one.params <= params for one in PRICED):
-        found = cost(require_feasible(TINY, {"macs": macs, "params": params}, seed=0), TINY.input_size)
-        assert found.macs <= macs
-        assert found.params <= params
-    else:
-        with pytest.raises(ValueError, match=f"{MACS[0]:,} macs and {PARAMS[0]:,} params"):
-            require_feasible(TINY, {"macs": macs, "params": params}, seed=0)
-
-
-@pytest.mark.usefixtures("not_enumerable")
-def test_in_a_large_space_descent_finds_what_samples_miss(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One sample, most likely far above the cap, and a cap that only a few networks meet."""
-    monkeypatch.setattr(gate_module, "SAMPLES", 1)
-    cap = MACS[5]
-    assert cost(TINY.sample(random.Random(0)), TINY.input_size).macs > cap
-    arch = require_feasible(TINY, {"macs": cap}, seed=0)
-    assert cost(arch, TINY.input_size).macs <= cap
-
-
-@pytest.mark.usefixtures("not_enumerable")
-def test_in_a_large_space_the_smallest_cost_is_called_the_smallest_found() -> None:
-    with pytest.raises(ValueError, match="the smallest cost found is"):
-        require_feasible(TINY, {"macs": 1}, seed=0)

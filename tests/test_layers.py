@@ -29,10 +29,13 @@ LAYERS: dict[str, int] = {
     "data": 1,
     # counting, training, the record on disk
     "cost.measure": 2,
+    "cost.table": 2,
     "train": 2,
     "record": 2,
     # where trainings run
     "executors": 3,
+    # what the networks of a whole space cost
+    "cost.landscape": 3,
     # the search and what comes out of it
     "search": 4,
     "report": 4,

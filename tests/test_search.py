@@ -154,9 +154,15 @@ def test_objectives_keep_the_users_order(tmp_path: Path) -> None:
 
 
 def test_the_tighter_cap_wins() -> None:
-    assert settings(Path(), max_macs="2M").caps({"macs": 10**6, "params": 5}) == {"macs": 10**6, "params": 5}
-    assert settings(Path(), max_macs="0.5M").caps({"macs": 10**6}) == {"macs": 500_000}
-    assert settings(Path()).caps({}) == {}
+    digits = SearchSpace.load("digits")
+    assert digits.caps == {"macs": 2_000_000, "params": 100_000}
+    assert digits.capped(settings(Path(), max_macs="3M", max_params="50k").caps) == {
+        "macs": 2_000_000,
+        "params": 50_000,
+    }
+    assert digits.capped(settings(Path(), max_macs="1M").caps) == {"macs": 1_000_000, "params": 100_000}
+    assert SearchSpace.load("tiny").capped(settings(Path(), max_macs="1M").caps) == {"macs": 1_000_000}
+    assert SearchSpace.load("tiny").capped(settings(Path()).caps) == {}
 
 
 def test_impossible_caps_end_the_run_before_it_starts(tmp_path: Path) -> None:

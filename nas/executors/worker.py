@@ -33,7 +33,7 @@ def evaluate(spec: Spec, folder: Path) -> Result:
     """
     started = record.now()
     try:
-        with _threads_for(spec):
+        with threads_for(spec["cost"]["macs"]):
             outcome = _train(spec, folder)
     except Exception as error:
         write_atomic(folder / "error.txt", traceback.format_exc())
@@ -43,10 +43,10 @@ def evaluate(spec: Spec, folder: Path) -> Result:
 
 
 @contextlib.contextmanager
-def _threads_for(spec: Spec) -> Iterator[None]:
+def threads_for(macs: int) -> Iterator[None]:
     """One thread for a small network, torch's own number for any other."""
     before = torch.get_num_threads()
-    if spec["cost"]["macs"] < SMALL_MACS:
+    if macs < SMALL_MACS:
         torch.set_num_threads(1)
     try:
         yield

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from nas.record import Run
 from nas.report import front, hypervolume, importance, losses
+from nas.report.landscape import write_landscape
 from nas.report.page import render, write_report
 from nas.report.recorded import Recorded, read
 
@@ -42,5 +43,6 @@ __all__ = [
     "loss_figure",
     "read",
     "render",
+    "write_landscape",
     "write_report",
 ]

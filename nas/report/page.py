@@ -16,16 +16,7 @@ from nas.atomic import write_atomic
 from nas.record import Run
 from nas.report import front, hypervolume, importance, losses, tables
 from nas.report.recorded import Recorded, read
-from nas.report.style import ACCENT, FONT, GREY, INK, LABELS, QUIET
-
-# Plotly's tool bar offers by default to upload the chart: a report sends nothing anywhere.
-PLOTLY = {
-    "displayModeBar": "hover",
-    "displaylogo": False,
-    "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
-    "responsive": True,
-    "showSendToCloud": False,
-}
+from nas.report.style import ACCENT, FONT, GREY, INK, LABELS, PLOTLY, QUIET
 
 
 @dataclass(frozen=True)

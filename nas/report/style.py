@@ -9,6 +9,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from nas.units import format_seconds
+
 ACCENT = "#0b5cad"
 INK = "#1d2733"
 QUIET = "#5b6775"
@@ -25,6 +27,15 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "mixed": ("#5d5d6b", "cross"),
 }
 """Family -> (colour, marker): told apart without colours as well (after Okabe and Ito's palette)."""
+
+# Plotly's tool bar offers by default to upload the chart: a report sends nothing anywhere.
+PLOTLY: dict[str, Any] = {
+    "displayModeBar": "hover",
+    "displaylogo": False,
+    "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
+    "responsive": True,
+    "showSendToCloud": False,
+}
 
 LABELS = {"accuracy": "accuracy", "macs": "MACs", "params": "parameters", "activations": "activations"}
 SPACE = "\u00a0"
@@ -54,12 +65,7 @@ def percent(fraction: float) -> str:
 
 def seconds(value: float) -> str:
     """A duration: 4.2 s, 12 min, 3.4 h; a dash if there is none."""
-    if not math.isfinite(value):
-        return "–"
-    for scale, unit in ((3600.0, "h"), (60.0, "min")):
-        if value >= 2 * scale:
-            return f"{value / scale:.3g}{SPACE}{unit}"
-    return f"{value:.3g}{SPACE}s"
+    return format_seconds(value).replace(" ", SPACE)
 
 
 def amount(name: str, value: float) -> str:

@@ -15,8 +15,6 @@ from nas.search.samplers import SAMPLERS
 from nas.units import parse_count
 
 Count = Annotated[int, BeforeValidator(parse_count)]
-CAPPED = ("macs", "params")
-"""The costs that can be capped."""
 
 
 class SearchConfig(BaseModel):
@@ -74,8 +72,8 @@ class SearchConfig(BaseModel):
             raise ValueError(f"the sampler must be one of {', '.join(SAMPLERS)}")
         return value
 
-    def caps(self, of_space: Mapping[str, int]) -> dict[str, int]:
-        """The caps of the settings and of the space together: the tighter one wins."""
+    @property
+    def caps(self) -> dict[str, int]:
+        """The caps of the settings; those of the space come on top."""
         own = {"macs": self.max_macs, "params": self.max_params}
-        limits = {metric: [cap for cap in (own[metric], of_space.get(metric)) if cap is not None] for metric in CAPPED}
-        return {metric: min(caps) for metric, caps in limits.items() if caps}
+        return {metric: cap for metric, cap in own.items() if cap is not None}

@@ -22,6 +22,7 @@ import optuna
 
 from nas import record
 from nas.arch import Architecture
+from nas.cost.landscape import Landscape
 from nas.data import ImageData, load
 from nas.executors import Executor, Result, Spec
 from nas.executors.inline import InlineExecutor
@@ -29,7 +30,7 @@ from nas.pareto import DIRECTIONS, losses_from, non_dominated
 from nas.record import Run
 from nas.search.config import SearchConfig
 from nas.search.events import Ended, Event, Finished, Interrupted, Proposed, Resumed, Started, Summary
-from nas.search.gate import REJECTIONS, Candidate, Gate, Ledger, Unseen, require_feasible
+from nas.search.gate import REJECTIONS, Candidate, Gate, Ledger, Unseen
 from nas.search.samplers import Proposer, derived_seed
 from nas.search.storage import Row, Store
 from nas.space import Option, SearchSpace
@@ -105,8 +106,8 @@ class _Plan:
 
 def _plan(config: SearchConfig) -> _Plan:
     space = SearchSpace.load(config.space)
-    caps = config.caps(space.caps)
-    anchor = require_feasible(space, caps, config.seed)
+    caps = space.capped(config.caps)
+    anchor = Landscape(space).require_within(caps)
     data = load(
         config.data,
         image_size=space.input_size,

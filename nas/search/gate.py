@@ -16,7 +16,6 @@ from nas.arch import Architecture
 from nas.cost.formula import cost
 from nas.search.samplers import derived_seed
 from nas.space import InvalidGenotype, Option, SearchSpace
-from nas.units import format_count
 
 ENUMERABLE = 20_000
 """Spaces of at most this many networks are searched to the last one."""
@@ -178,47 +177,3 @@ class Unseen:
 
 def is_small(space: SearchSpace) -> bool:
     return space.size() <= ENUMERABLE
-
-
-def require_feasible(space: SearchSpace, caps: Mapping[str, int], seed: int) -> Architecture:
-    """A network within the caps. Raises ValueError, naming the smallest costs, when there is or was found none."""
-    gate = Gate(space, caps)
-    rng = random.Random(derived_seed("feasible", seed))
-    samples: list[Architecture] = []
-    for _ in range(SAMPLES):
-        samples.append(space.sample(rng))
-        if gate.within(gate.price(samples[-1])):
-            return samples[-1]
-    smallest: dict[str, int] = {}
-    for arch in space if is_small(space) else _descents(gate, samples):
-        costs = gate.price(arch)
-        if gate.within(costs):
-            return arch
-        smallest = {metric: min(costs[metric], smallest.get(metric, costs[metric])) for metric in caps}
-    asked = " and ".join(f"max_{metric} = {format_count(cap)}" for metric, cap in caps.items())
-    known = " and ".join(f"{count:,} {metric}" for metric, count in smallest.items())
-    how = "the smallest cost is" if is_small(space) else "the smallest cost found is"
-    raise ValueError(f"no network of space {space.name} meets {asked}: {how} {known}")
-
-
-def _descents(gate: Gate, samples: Sequence[Architecture]) -> Iterator[Architecture]:
-    """Ends of descents from the best sample: one for all caps together, one for each capped cost by itself."""
-    yield _descend(gate, samples)
-    for metric in gate.caps:
-        yield _descend(Gate(gate.space, {metric: 1}), samples)
-
-
-def _descend(gate: Gate, starts: Sequence[Architecture]) -> Architecture:
-    """Steepest descent over neighbours, from the best start to the caps or to a local minimum."""
-
-    def excess(arch: Architecture) -> float:
-        costs = gate.price(arch)
-        return max(costs[metric] / cap for metric, cap in gate.caps.items())
-
-    arch = min(starts, key=excess)
-    while excess(arch) > 1:
-        nearest = min(gate.space.neighbours(arch), key=excess, default=arch)
-        if excess(nearest) >= excess(arch):
-            break
-        arch = nearest
-    return arch

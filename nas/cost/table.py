@@ -1,0 +1,176 @@
+"""The formula for whole tables: a million genotypes are priced in seconds, without building a network for each.
+
+Costs add up over stem, stages and classifier. So each different stage of the table is priced once, by
+`nas.cost.formula`, and numpy adds: exact by construction.
+
+Shapes in names: N networks, G genes, 3 the costs in the order of `COSTS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.arch import Architecture, Stage, Stem
+from nas.cost.formula import Cost, cost_by_stage, stem_side
+from nas.space import Header, InvalidGenotype, Option, SearchSpace
+
+COSTS = tuple(field.name for field in fields(Cost))
+"""The columns of a table of costs."""
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Prices:
+    """Exact costs (N, 3) of N genotypes. Where `valid` (N) is False, one names no network and its costs are 0."""
+
+    costs: Counts
+    valid: NDArray[np.bool_]
+
+    def __getitem__(self, name: str) -> Counts:
+        """One cost (N) by its name."""
+        column: Counts = self.costs[:, COSTS.index(name)]
+        return column
+
+
+class PartPrices:
+    """Costs (3) of the parts of a space's networks; each different stage is priced once, then remembered."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        self._stages: dict[tuple[Header, int, int, Stage], Counts] = {}
+        self._sides: dict[Stem, tuple[int, ...]] = {}
+
+    def stem(self, header: Header) -> Counts:
+        plain = Stage(depth=1, out_channels=1, inner_channels=1, stride=1, projects=True)
+        return self._alone(header, header.stem, plain, self.space.input_size)[0]
+
+    def stage(self, header: Header, index: int, in_channels: int, stage: Stage | None) -> Counts:
+        """Of stage `index` (from 0), which takes `in_channels` channels; nothing for no stage."""
+        if stage is None:
+            return np.zeros(len(COSTS), np.int64)
+        known = (header, index, in_channels, stage)
+        if known not in self._stages:
+            plain = Stem(kind="conv3x3", channels=(in_channels,), strides=(1,))
+            self._stages[known] = self._alone(header, plain, stage, self._side(header.stem, index))[1]
+        return self._stages[known]
+
+    def classifier(self, header: Header, in_features: int) -> Counts:
+        plain = Stage(depth=1, out_channels=in_features, inner_channels=1, stride=1, projects=True)
+        return self._alone(header, header.stem, plain, self.space.input_size)[2]
+
+    def _alone(self, header: Header, stem: Stem, stage: Stage, side: int) -> tuple[Counts, ...]:
+        """Stem, stage and classifier of a network of this one stage, for an image of side `side`."""
+        arch = Architecture(
+            in_channels=self.space.in_channels,
+            num_classes=self.space.num_classes,
+            stem=stem,
+            block=self.space.fixed.block,
+            stages=(stage,),
+            avd=header.avd,
+            stride_in=self.space.fixed.stride_in,
+            shortcut=header.shortcut,
+        )
+        return tuple(np.array(astuple(cost)) for _, cost in cost_by_stage(arch, side))
+
+    def _side(self, stem: Stem, index: int) -> int:
+        """Side of the map that stage `index` takes."""
+        if stem not in self._sides:
+            side = stem_side(stem, self.space.input_size)
+            strides = self.space.fixed.strides
+            self._sides[stem] = tuple(accumulate(strides, lambda before, stride: -(-before // stride), initial=side))
+        return self._sides[stem][index]
+
+
+def price(space: SearchSpace, codes: Counts) -> Prices:
+    """Exact costs of the genotypes `codes` (N, G): column g holds indices of the options of `space.genes[g]`.
+
+    A gene that does not act in a network may have any code. Raises ValueError for a table of another shape and for an
+    index that is no option's.
+    """
+    columns = _columns(space, codes)
+    parts = PartPrices(space)
+    headers, header = _headers(space, columns, len(codes))
+    costs = _gathered([parts.stem(one) for one in headers], header)
+    width = np.array([one.stem.channels[-1] for one in headers], np.int64)[header]
+    for index in range(space.stages):
+        stages, stage = _stages(space, columns, index, width)
+        firsts, row = _distinct([header, width, stage])
+        costs += _gathered(
+            [parts.stage(headers[header[i]], index, int(width[i]), stages[stage[i]]) for i in firsts], row
+        )
+        width = np.array([one.out_channels if one else 0 for one in stages], np.int64)[stage]
+    firsts, row = _distinct([width])
+    costs += _gathered([parts.classifier(headers[0], max(int(width[first]), 1)) for first in firsts], row)
+    valid = width > 0
+    return Prices(costs * valid[:, None], valid)
+
+
+def _columns(space: SearchSpace, codes: Counts) -> dict[str, Counts]:
+    """The table by the names of its genes, checked."""
+    genes = space.genes
+    if codes.ndim != 2 or codes.shape[1] != len(genes):
+        raise ValueError(
+            f"a table of genotypes of space {space.name} must have one column for each of its {len(genes)} genes, "
+            f"but got the shape {codes.shape}"
+        )
+    for gene, column in zip(genes, codes.T, strict=True):
+        if len(column) and not 0 <= column.min() <= column.max() < len(gene.options):
+            raise ValueError(
+                f"codes of the gene {gene.name} must lie in 0..{len(gene.options) - 1}, "
+                f"but got {column.min()}..{column.max()}"
+            )
+    return {gene.name: column.astype(np.int64) for gene, column in zip(genes, codes.T, strict=True)}
+
+
+def _headers(space: SearchSpace, columns: Mapping[str, Counts], count: int) -> tuple[list[Header], Counts]:
+    """The different headers of the table, and the place among them of each row's."""
+    names = [gene.name for gene in space.header_genes()]
+    firsts, row = _distinct([np.zeros(count, np.int64), *(columns[name] for name in names)])
+    return [space.header(_choices(space, columns, names, first)) for first in firsts], row
+
+
+def _choices(space: SearchSpace, columns: Mapping[str, Counts], names: Sequence[str], row: int) -> dict[str, Option]:
+    options = {gene.name: gene.options for gene in space.genes}
+    return {name: options[name][columns[name][row]] for name in names}
+
+
+def _stages(
+    space: SearchSpace, columns: Mapping[str, Counts], index: int, in_channels: Counts
+) -> tuple[list[Stage | None], Counts]:
+    """The different stages at `index`, and the place among them of each row's; None where its genotype names none."""
+    names = [gene.name for gene in space.stage_genes(index)]
+    firsts, row = _distinct([in_channels, *(columns[name] for name in names)])
+    places: dict[Stage | None, int] = {}
+    place = []
+    for first in firsts:
+        stage = None
+        if in_channels[first]:
+            with contextlib.suppress(InvalidGenotype):
+                stage = space.stage(index, int(in_channels[first]), _choices(space, columns, names, first))
+        place.append(places.setdefault(stage, len(places)))
+    return list(places), np.array(place, np.int64)[row]
+
+
+def _distinct(columns: Sequence[Counts]) -> tuple[list[int], Counts]:
+    """One row of each kind in a table of `columns` (whole numbers from 0), and for each row the place of its kind."""
+    code, kinds = np.zeros_like(columns[0]), 1
+    for column in columns:
+        count = int(column.max(initial=0)) + 1
+        if kinds * count > np.iinfo(np.int64).max:
+            _, code = np.unique(code, return_inverse=True)
+            kinds = int(code.max()) + 1
+        code, kinds = code * count + column, kinds * count
+    _, firsts, rows = np.unique(code, return_index=True, return_inverse=True)
+    return firsts.tolist(), rows
+
+
+def _gathered(costs: Sequence[Counts], rows: Counts) -> Counts:
+    """Row i of the result is costs[rows[i]]."""
+    return np.array(costs, np.int64).reshape(-1, len(COSTS))[rows]
