@@ -174,7 +174,7 @@ def space(
     trials: Annotated[
         int | None, typer.Option(help="Forecast the hours of so many trainings, from a few timed steps.", min=1)
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Epochs of each training of the forecast.", min=1)] = 5,
+    epochs: Annotated[int, typer.Option(help="Epochs of each training of the forecast.", min=1)] = 4,
     images: Annotated[
         int | None, typer.Option(help="Training images of the forecast. [those of --data]", min=1)
     ] = None,
