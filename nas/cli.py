@@ -256,7 +256,7 @@ def latency(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     repeats: Annotated[int, typer.Option(help="Samples of each network.")] = 30,
     warmup: Annotated[int, typer.Option(help="Passes of each network before the first sample.")] = 3,
-    seed: Annotated[int, typer.Option(help="Seed of random networks, order, weights and images.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of random networks, order, weights and images.")] = 0,
 ) -> None:
     """Time networks side by side on this machine; from five on, say how well their costs predict the times.
 

@@ -284,6 +284,7 @@ def test_the_table_names_networks_costs_and_conditions(files: list[Path], capsys
         exact = cost(arch, side)
         assert all(format_count(count) in row for count in (exact.macs, exact.params, exact.activations))
     assert f"{cpu_model()}, batch 2, fp32, 1 CPU thread, torch {torch.__version__}; median of 6" in shown
+    assert "interleaved samples, 96.9 % interval" in shown
     assert "correlation" not in shown
 
 
@@ -292,6 +293,16 @@ def test_five_networks_have_rank_correlations(files: list[Path], capsys: pytest.
     shown = capsys.readouterr().out
     assert "Rank correlation with latency over 5 networks" in shown
     assert shown.count("activations") == 2
+
+
+def test_times_are_shown_to_the_microsecond(
+    files: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "measure_latency", lambda networks, **_: [took(1.23456), took(12.5)])
+    assert run(*files) == 0
+    shown = capsys.readouterr().out
+    assert shown.count(" 1.235 ") == 3 and " 810.0 " in shown  # median, low and high
+    assert shown.count(" 12.500 ") == 3 and " 80.0 " in shown
 
 
 def test_input_size_wins_over_that_of_file_and_space(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,6 +328,7 @@ def test_input_size_wins_over_that_of_file_and_space(files: list[Path], monkeypa
         (("--space", "tiny", "--samples", "289"), "space tiny has 288 different networks, but 289 are asked for"),
         (("--space", "tiny", "--repeats", "1"), "repeats must be a whole number of at least 6, but got 1"),
         (("--space", "tiny", "--precision", "int8"), "precision must be one of"),
+        (("--space", "tiny", "--seed", "-1"), "seed must be a whole number of at least 0, but got -1"),
         (("--space", "tiny", "--device", "abacus"), "device must be"),
     ],
 )
