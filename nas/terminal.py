@@ -99,7 +99,7 @@ def correlation_table(correlations: Mapping[str, tuple[Correlation, Correlation]
     n = next(iter(correlations.values()))[0].n if correlations else 0
     rows = [{"cost": name, "Spearman": str(rho), "Kendall": str(tau)} for name, (rho, tau) in correlations.items()]
     return table(
-        f"Rank correlation with latency over {n} networks (95 % bootstrap interval)",
+        f"Rank correlation with latency, {n} networks, 95 % interval",
         rows,
         ["cost", "Spearman", "Kendall"],
     )

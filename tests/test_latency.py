@@ -291,14 +291,14 @@ def test_the_table_names_networks_costs_and_conditions(files: list[Path], capsys
 def test_five_networks_have_rank_correlations(files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*files, *QUICK, "--space", "tiny", "--samples", "3", "--seed", "1") == 0
     shown = capsys.readouterr().out
-    assert "Rank correlation with latency over 5 networks" in shown
+    assert "Rank correlation with latency, 5 networks, 95 % interval" in shown
     assert shown.count("activations") == 2
 
 
 def test_times_are_shown_to_the_microsecond(
     files: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latency, "measure_latency", lambda networks, **_: [took(1.23456), took(12.5)])
+    monkeypatch.setattr(latency, "measure_latency", lambda *_, **__: [took(1.23456), took(12.5)])
     assert run(*files) == 0
     shown = capsys.readouterr().out
     assert shown.count(" 1.235 ") == 3 and " 810.0 " in shown  # median, low and high
