@@ -91,7 +91,7 @@ def flop_counter(arch: Architecture, input_size: int) -> int:
     network = build(arch).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, arch.in_channels, input_size, input_size))
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def rate(run: Callable[[Architecture], object], networks: Sequence[Architecture], seconds: float) -> float:

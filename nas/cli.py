@@ -1,14 +1,15 @@
-"""The command line: `nas search`, `space`, `cost`, `front`, `report`, `export`."""
+"""The command line: `nas search`, `space`, `cost`, `latency`, `front`, `report`, `export`."""
 
 from __future__ import annotations
 
 import os
+import random
 import sys
 import tomllib
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -16,6 +17,8 @@ from nas import __version__, terminal
 from nas.units import format_count, format_seconds, parse_count
 
 if TYPE_CHECKING:
+    from nas.arch import Architecture
+    from nas.device import Precision
     from nas.record import Run
     from nas.search.config import SearchConfig
     from nas.space import SearchSpace
@@ -285,6 +288,81 @@ def _priced(arch: Any, side: int, measure: bool) -> dict[str, Any]:
         equal = (counted.params, counted.macs, counted.activations) == (exact.params, exact.macs, exact.activations)
         row |= {"fvcore": "equal" if equal else f"{counted.macs:,}", "fvcore total": f"{counted.fvcore_total:,}"}
     return row
+
+
+@app.command()
+def latency(
+    names: Annotated[
+        list[Path] | None, typer.Argument(metavar="CONFIG", help="config.json of exported networks.")
+    ] = None,
+    space: Annotated[str | None, typer.Option(help="Also random networks of this space, file or shipped name.")] = None,
+    samples: Annotated[int | None, typer.Option(help="How many random networks. [24]", min=1)] = None,
+    input_size: Annotated[int | None, typer.Option(help="Side of the images. [the file's or space's]", min=1)] = None,
+    batch_size: Annotated[int, typer.Option(help="Images a pass.")] = 1,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, or auto: bf16 on GPUs that have it.")] = "fp32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    repeats: Annotated[int, typer.Option(help="Samples of each network.")] = 30,
+    warmup: Annotated[int, typer.Option(help="Passes of each network before the first sample.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of random networks, order, weights and images.")] = 0,
+) -> None:
+    """Time networks side by side on this machine; from five on, say how well their costs predict the times.
+
+    \b
+    nas latency results/digits/best/*/config.json
+    nas latency config.json --batch-size 32 --threads 2 --device cpu
+    nas latency --space cifar --samples 40 --device cuda --precision bf16
+    """
+    from nas.cost.formula import cost as formula
+    from nas.cost.latency import measure_latency, rank_correlations
+
+    if samples is not None and space is None:
+        raise ValueError(f"--samples {samples} counts random networks of a space: give --space")
+    networks = _networks(names or [], input_size)
+    if space is not None:
+        networks |= _random_networks(space, 24 if samples is None else samples, seed, input_size)
+    if not networks:
+        raise ValueError("nothing to time: give config.json files, or --space")
+    found = measure_latency(
+        networks,
+        batch_size=batch_size,
+        threads=threads,
+        precision=cast("Precision", precision),  # measure_latency refuses any other
+        device=device,
+        repeats=repeats,
+        warmup=warmup,
+        seed=seed,
+    )
+    costs = [formula(arch, side) for arch, side in networks.values()]
+    screen = terminal.console()
+    screen.print(terminal.latency_table(costs, found))
+    screen.print(terminal.latency_terms(found[0]), highlight=False)
+    if len(found) >= 5:
+        screen.print(terminal.correlation_table(rank_correlations(costs, found, seed=seed)))
+
+
+def _networks(files: Sequence[Path], input_size: int | None) -> dict[str, tuple[Architecture, int]]:
+    """Name -> network and the side of its images, `input_size` before the file's own."""
+    from nas.export.config import read_architecture
+
+    networks = {}
+    for file in files:
+        arch, own_size = read_architecture(file)
+        side = input_size or own_size
+        if side is None:
+            raise ValueError(f"{file} names no input_size: give --input-size")
+        networks[str(file)] = (arch, side)
+    return networks
+
+
+def _random_networks(
+    source: str, samples: int, seed: int, input_size: int | None
+) -> dict[str, tuple[Architecture, int]]:
+    from nas.space import SearchSpace
+
+    found = SearchSpace.load(source)
+    side = input_size or found.input_size
+    return {arch.key: (arch, side) for arch in found.sample_different(samples, random.Random(seed))}
 
 
 @app.command()

@@ -36,6 +36,7 @@ import nas
 from nas import pareto
 from nas.arch import Architecture
 from nas.atomic import write_atomic
+from nas.machine import cpu_model
 from nas.pareto import COSTS
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -359,20 +360,11 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "cuda": _cuda_devices(),
         "versions": {"paretonest": nas.__version__, **{name: _version(name) for name in PACKAGES}},
     }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def _cuda_devices() -> list[str]:

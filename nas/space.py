@@ -604,6 +604,16 @@ class SearchSpace:
                 continue
         raise ValueError(f"space {self.name} has hardly any valid network: 10,000 random walks found none")
 
+    def sample_different(self, count: int, rng: random.Random) -> list[Architecture]:
+        """`count` different networks by random walks, in the order found. Raises ValueError when there are fewer."""
+        if count > self.size():
+            raise ValueError(f"space {self.name} has {self.size():,} different networks, but {count:,} are asked for")
+        found: dict[str, Architecture] = {}
+        while len(found) < count:
+            arch = self.sample(rng)
+            found.setdefault(arch.key, arch)
+        return list(found.values())
+
     def encode(self, arch: Architecture) -> dict[str, Option]:
         """The first choices, in the order of the walk, that give this network. Raises ValueError when it is outside."""
         arch = arch.canonical()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from nas.arch import GENES
-from nas.cost.formula import cost
+from nas.cost.formula import Cost, cost
 from nas.cost.landscape import GeneEffect, Survey
 from nas.pareto import COSTS, costs_of
 from nas.units import format_count
+
+if TYPE_CHECKING:
+    from nas.cost.latency import Latency
+    from nas.evidence import Correlation
 
 
 def console() -> Console:
@@ -24,7 +29,7 @@ def console() -> Console:
 
 
 def shown(name: str, value: Any) -> str:
-    """A recorded value as people read it: accuracy in percent, counts with units, seconds with one decimal."""
+    """A value as people read it: accuracy in percent, counts with units, ms to the microsecond, else one decimal."""
     if value is None or value is pd.NA or (isinstance(value, float) and value != value):
         return "-"
     if isinstance(value, str):
@@ -33,6 +38,8 @@ def shown(name: str, value: Any) -> str:
         return f"{100 * value:.2f} %"
     if name in COSTS:
         return format_count(int(value))
+    if name.endswith("_ms"):
+        return f"{value:.3f}"
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
@@ -109,3 +116,37 @@ def gene_effects(effects: Sequence[GeneEffect], name: str) -> Table:
         for effect in effects
     ]
     return table(f"Genes by what they do to log {name}; geometric mean of {name} for each option", rows, list(rows[0]))
+
+
+def latency_table(costs: Sequence[Cost], latencies: Sequence[Latency]) -> Table:
+    rows = [
+        {
+            "network": latency.name,
+            **{name: getattr(cost, name) for name in COSTS},
+            "latency_ms": latency.median_ms,
+            "low_ms": latency.low_ms,
+            "high_ms": latency.high_ms,
+            "images/s": latency.images_per_s,
+        }
+        for cost, latency in zip(costs, latencies, strict=True)
+    ]
+    return table("Latency", rows, list(rows[0]))
+
+
+def latency_terms(latency: Latency) -> str:
+    """How these latencies, which differ in network only, were measured."""
+    return (
+        f"{latency.device}, batch {latency.batch_size}, {latency.precision}, {latency.threads} CPU "
+        f"thread{'s' if latency.threads != 1 else ''}, torch {metadata.version('torch')}; median of "
+        f"{latency.samples} interleaved samples, {100 * latency.coverage:.1f} % interval by order statistics"
+    )
+
+
+def correlation_table(correlations: Mapping[str, tuple[Correlation, Correlation]]) -> Table:
+    n = next(iter(correlations.values()))[0].n if correlations else 0
+    rows = [{"cost": name, "Spearman": str(rho), "Kendall": str(tau)} for name, (rho, tau) in correlations.items()]
+    return table(
+        f"Rank correlation with latency, {n} networks, 95 % interval",
+        rows,
+        ["cost", "Spearman", "Kendall"],
+    )

@@ -21,15 +21,19 @@ LAYERS: dict[str, int] = {
     "pareto": 0,
     "units": 0,
     "checked": 0,
-    # what can be searched, what is published, what it costs, how it is built, what it sees
+    "evidence": 0,
+    "machine": 0,
+    # what can be searched, what is published, what it costs, how it is built, what it sees and runs on
     "space": 1,
     "zoo": 1,
     "cost.formula": 1,
     "models": 1,
     "data": 1,
-    # counting, training, the record on disk
+    "device": 1,
+    # counting, timing, training, the record on disk
     "cost.measure": 2,
     "cost.table": 2,
+    "cost.latency": 2,
     "train": 2,
     "record": 2,
     # where trainings run
@@ -53,7 +57,8 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "plotly": ("report",),
     "jinja2": ("report",),
     "moocore": ("pareto",),
-    "torch": ("models", "cost.measure", "data", "train", "executors"),
+    "scipy": ("evidence",),
+    "torch": ("device", "models", "cost.measure", "cost.latency", "data", "train", "executors"),
     "torchvision": ("data",),
     "PIL": ("data",),
     "pydantic": ("checked", "space", "search"),
@@ -62,7 +67,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "filelock": ("record",),
 }
 
-LIGHT = ("nas.arch", "nas.space", "nas.pareto", "nas.cost.formula")
+LIGHT = ("nas.arch", "nas.space", "nas.pareto", "nas.evidence", "nas.machine", "nas.cost.formula")
 
 
 def modules() -> dict[str, Path]:
@@ -116,6 +121,7 @@ def test_each_third_party_has_its_owners(module: str) -> None:
 
 @pytest.mark.parametrize("module", LIGHT)
 def test_light_modules_leave_the_heavy_libraries_alone(module: str) -> None:
-    code = f"import sys, {module}; print([name for name in ('torch', 'optuna', 'moocore') if name in sys.modules])"
+    heavy = ("torch", "optuna", "moocore", "scipy")
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -267,6 +267,16 @@ def test_space_and_arch_import_quickly_because_they_need_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_different_networks_are_drawn_by_seed_until_the_space_is_empty() -> None:
+    space = LOADED["tiny"]
+    drawn = space.sample_different(60, random.Random(3))
+    assert len({arch.key for arch in drawn}) == 60
+    assert drawn == space.sample_different(60, random.Random(3)) != space.sample_different(60, random.Random(4))
+    assert {arch.key for arch in space.sample_different(288, random.Random(0))} == {arch.key for arch in space}
+    with pytest.raises(ValueError, match="space tiny has 288 different networks, but 289 are asked for"):
+        space.sample_different(289, random.Random(0))
+
+
 def test_walk_counts_of_a_space_with_a_network_wide_reduction() -> None:
     # cse at width 8 with reductions 7 and 8: both give one hidden channel, so one network each depth; none: one more.
     genes = {"depth": "[1, 2]", "width": "[8]", "gate": '["none", "cse"]', "reduction": "[7, 8]"}

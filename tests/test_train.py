@@ -27,7 +27,6 @@ from nas.train import (
     evaluate,
     load_weights,
     recipe_for,
-    resolve_device,
     train,
     trainer,
 )
@@ -159,40 +158,6 @@ def test_the_rate_of_ten_steps_on_paper() -> None:
     recipe = replace(DIGITS, warmup_fraction=0.2, learning_rate=1.0)
     expected = [1 / 2, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
     assert [learning_rate(step, 10, recipe) for step in range(10)] == pytest.approx(expected)
-
-
-# devices
-
-
-def test_the_cpu_is_always_there() -> None:
-    assert resolve_device("cpu") == CPU
-    assert resolve_device("auto").type in ("cpu", "cuda", "mps")
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:-1", "", "cpu:0"])
-def test_unknown_devices_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="device must be auto, cpu, cuda, cuda:N or mps"):
-        resolve_device(name)
-
-
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    for name in ("cuda", "cuda:1"):
-        with pytest.raises(ValueError, match=f"device {name} needs a CUDA GPU"):
-            resolve_device(name)
-    with pytest.raises(ValueError, match="needs Apple's Metal"):
-        resolve_device("mps")
-    assert resolve_device("auto") == CPU
-
-
-def test_a_gpu_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert resolve_device("cuda") == torch.device("cuda", 0)
-    assert resolve_device("cuda:1") == torch.device("cuda", 1)
-    with pytest.raises(ValueError, match="cuda:2 does not exist: this machine has 2 CUDA devices"):
-        resolve_device("cuda:2")
 
 
 # learning

@@ -1,7 +1,7 @@
 """Training: a recipe, a learning-rate schedule, and one trainer that resumes, for proxy and full budgets alike."""
 
+from nas.device import resolve_device
 from nas.train.checkpoint import load_weights
-from nas.train.device import resolve_device
 from nas.train.recipe import RECIPES, Recipe, recipe_for
 from nas.train.trainer import EpochReport, TrainResult, evaluate, train
 

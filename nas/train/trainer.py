@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from nas.arch import Architecture
 from nas.data import ImageData, Split
 from nas.data.batches import Normalise, draw, on_device, plain_batches, steps_per_epoch, train_batches
+from nas.device import FUSED, Precision, autocast, resolve_device, resolve_precision
 from nas.models import build
 from nas.train.checkpoint import DamagedCheckpoint, read_checkpoint, save_checkpoint, set_aside
-from nas.train.device import FUSED, autocast, resolve_device, resolve_precision
-from nas.train.recipe import Precision, Recipe
+from nas.train.recipe import Recipe
 from nas.train.schedule import learning_rate
 
 EVAL_BATCH = 512

@@ -1,15 +1,17 @@
-"""Where a training runs and in which precision; what the machine lacks is refused in words."""
+"""Where a network runs and in which precision; what the machine lacks is refused in words."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from nas.train.recipe import Precision
+from nas.machine import cpu_model
 
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FUSED = ("cpu", "cuda", "mps")
 """Device types for which torch has a fused SGD."""
@@ -37,6 +39,18 @@ def _cuda(name: str, device: torch.device) -> torch.device:
     if index >= count:
         raise ValueError(f"device {name} does not exist: this machine has {count} CUDA devices, cuda:0 the first")
     return torch.device("cuda", index)
+
+
+def device_name(device: torch.device) -> str:
+    """What people call it: the GPU's name, or the CPU's model."""
+    return _NAMES[device.type](device)
+
+
+_NAMES: dict[str, Callable[[torch.device], str]] = {
+    "cpu": lambda _: cpu_model(),
+    "cuda": lambda device: torch.cuda.get_device_name(device),
+    "mps": lambda _: torch.backends.mps.get_name(),
+}
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
