@@ -59,7 +59,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "filelock": ("record",),
 }
 
-LIGHT = ("nas.arch", "nas.space", "nas.pareto", "nas.cost.formula")
+LIGHT = ("nas.arch", "nas.space", "nas.zoo", "nas.pareto", "nas.cost.formula")
 
 
 def modules() -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""Published networks as architectures, and the reader of the neutral descriptions they are exchanged in."""
+"""The reader of the neutral descriptions in which published networks are exchanged."""
 
 from __future__ import annotations
 
