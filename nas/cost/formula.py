@@ -6,7 +6,7 @@ Each function adds its layers to a tally and returns the side of its output map.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -42,6 +42,9 @@ class Tally:
         self.params += times * other.params
         self.macs += times * other.macs
         self.activations += times * other.activations
+
+    def cost(self) -> Cost:
+        return Cost(self.params, self.macs, self.activations)
 
 
 # layers.py
@@ -238,18 +241,36 @@ def cost(arch: Architecture, input_size: int) -> Cost:
 
     Raises ValueError if input_size is not a whole number of at least 1, or the stem's pool empties the map.
     """
+    total = Tally()
+    for part in _parts(arch, input_size):
+        total.add(part)
+    return total.cost()
+
+
+def cost_by_stage(arch: Architecture, input_size: int) -> tuple[tuple[str, Cost], ...]:
+    """The parts of `cost`, by name: "stem", "stage 1" and so on, "classifier"."""
+    names = ("stem", *(f"stage {number}" for number in range(1, len(arch.stages) + 1)), "classifier")
+    return tuple((name, part.cost()) for name, part in zip(names, _parts(arch, input_size), strict=True))
+
+
+def _parts(arch: Architecture, input_size: int) -> Iterator[Tally]:
+    """The tallies of the stem, of each stage and of the classifier."""
     if not isinstance(input_size, int) or isinstance(input_size, bool) or input_size < 1:
         raise ValueError(f"input_size must be a whole number of at least 1, but got {input_size!r}")
-    tally = Tally()
-    side = stem(tally, input_size, arch.stem, arch.in_channels)
+    part = Tally()
+    side = stem(part, input_size, arch.stem, arch.in_channels)
+    yield part
     for first, *rest in arch.blocks_by_stage():
+        part = Tally()
         block, side = _block_tally(first, side)
-        tally.add(block)
+        part.add(block)
         if rest:  # all alike
             block, side = _block_tally(rest[0], side)
-            tally.add(block, times=len(rest))
-    linear(tally, arch.stages[-1].out_channels, arch.num_classes)
-    return Cost(tally.params, tally.macs, tally.activations)
+            part.add(block, times=len(rest))
+        yield part
+    part = Tally()
+    linear(part, arch.stages[-1].out_channels, arch.num_classes)
+    yield part
 
 
 @lru_cache(maxsize=1 << 16)
