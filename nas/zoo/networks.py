@@ -33,7 +33,7 @@ class Published:
     params, macs: exact, at input_size (pixels), as in `nas.cost`; `counted` says how they were found.
     params_m (millions), gflops (10**9 multiply-adds), top1 (percent, ImageNet validation): the figures in print, None
     where none is known; `source` says whose, and whether they were read in a table or recalled from the paper.
-    Recipes differ between sources: compare top1 within one source only.
+    Recipes differ between sources: compare top1 within one source only. paper: its arXiv id.
     """
 
     name: str
@@ -211,21 +211,21 @@ _Row = tuple[str, Architecture, int, int, float | None, float | None, float | No
 
 # name, architecture; params, macs; in print: params_m, gflops, top1; source, counted
 _ROWS: dict[str, tuple[_Row, ...]] = {
-    "ResNet, arXiv:1512.03385": (
+    "arXiv:1512.03385": (  # ResNet
         ("resnet18", resnet(18), 11_689_512, 1_814_073_344, 11.69, 1.82, 69.75, timm("tv"), REBUILT),
         ("resnet34", resnet(34), 21_797_672, 3_663_761_408, 21.8, 3.67, 73.3, timm("tv"), FVCORE),
         ("resnet50", resnet(50), 25_557_032, 4_089_184_256, 25.6, 4.1, 76.81, PYCLS, REBUILT),
         ("resnet101", resnet(101), 44_549_160, 7_801_405_440, 44.5, 7.8, 78.59, PYCLS, REBUILT),
         ("resnet152", resnet(152), 60_192_808, 11_513_626_624, 60.2, 11.5, 79.13, PYCLS, REBUILT),
     ),
-    "ResNet-D, arXiv:1812.01187": (
+    "arXiv:1812.01187": (  # ResNet-D
         ("resnet18d", resnet_d(18), 11_708_744, 2_053_713_920, 11.71, 2.06, 72.3, timm("ra2"), REBUILT),
         ("resnet34d", resnet_d(34), 21_816_904, 3_903_401_984, 21.82, 3.91, 77.11, timm("ra2"), FVCORE),
         ("resnet50d", resnet_d(50), 25_576_264, 4_328_824_832, 25.6, 4.34, 78.31, RESNEST_PAPER, REBUILT),
         ("resnet101d", resnet_d(101), 44_568_392, 8_041_046_016, 44.57, 8.08, 80.47, timm("gluon"), FVCORE),
         ("resnet152d", resnet_d(152), 60_212_040, 11_753_267_200, 60.21, 11.8, 80.48, timm("gluon"), FVCORE),
     ),
-    "ResNeXt, arXiv:1611.05431": (
+    "arXiv:1611.05431": (  # ResNeXt
         ("resnext50_32x4d", resnext(50, 32, 4), 25_028_904, 4_230_479_872, 25.0, 4.2, 78.12, PYCLS, REBUILT),
         ("resnext50_2x40d", resnext(50, 2, 40), 25_425_000, 4_124_508_160, None, None, 77.0, RESNEXT_PAPER, REBUILT),
         ("resnext50_4x24d", resnext(50, 4, 24), 25_292_968, 4_159_832_064, None, None, 77.4, RESNEXT_PAPER, FVCORE),
@@ -233,7 +233,7 @@ _ROWS: dict[str, tuple[_Row, ...]] = {
         ("resnext101_32x4d", resnext(101, 32, 4), 44_177_704, 7_969_996_800, 44.2, 8.0, 79.34, PYCLS, REBUILT),
         ("resnext101_32x8d", resnext(101, 32, 8), 88_791_336, 16_414_015_488, 88.79, 16.48, 79.31, timm("tv"), REBUILT),
     ),
-    "SE-Net, arXiv:1709.01507": (
+    "arXiv:1709.01507": (  # SE-Net
         ("seresnet50", senet(50), 28_088_024, 4_091_699_200, 28.09, 4.11, 80.26, timm("ra2"), REBUILT),
         ("seresnet101", senet(101), 49_326_872, 7_806_148_608, None, None, None, NONE, FVCORE),
         ("seresnet152", senet(152), 66_821_848, 11_520_204_800, None, None, None, NONE, REBUILT),
@@ -243,10 +243,10 @@ _ROWS: dict[str, tuple[_Row, ...]] = {
         ("seresnext50_32x4d", senet(50, 32, 4), 27_559_896, 4_232_994_816, 27.7, 4.25, 78.88, SKNET, REBUILT),
         ("seresnext101_32x4d", senet(101, 32, 4), 48_955_416, 7_974_739_968, 49.2, 8.0, 79.42, SKNET, REBUILT),
     ),
-    "scSE, arXiv:1803.02579": (
+    "arXiv:1803.02579": (  # scSE
         ("scseresnet50", scsenet(50), 28_103_144, 4_097_218_560, None, None, None, OWN, FVCORE),
     ),
-    "SK-Net, arXiv:1903.06586": (
+    "arXiv:1903.06586": (  # SK-Net
         ("sknet50", sknet(50), 27_479_784, 4_462_710_784, 27.5, 4.47, 79.21, SKNET, REBUILT),
         ("sknet101", sknet(101), 48_736_040, 8_448_724_992, 48.9, 8.46, 79.81, SKNET, FVCORE),
         ("sknet50_m3", sknet(50, branches=3), 29_249_512, 4_694_261_760, None, None, None, NONE, REBUILT),
@@ -254,7 +254,7 @@ _ROWS: dict[str, tuple[_Row, ...]] = {
         ("sknet50_r8", sknet(50, reduction=8), 28_365_288, 4_463_595_520, None, None, None, NONE, REBUILT),
         ("sknet50_r32", sknet(50, reduction=32), 27_184_680, 4_462_415_872, None, None, None, NONE, FVCORE),
     ),
-    "ResNeSt, arXiv:2004.08955": (
+    "arXiv:2004.08955": (  # ResNeSt
         ("resnest14", resnest(14), 10_611_688, 2_749_405_184, 10.61, 2.76, 75.52, timm("gluon"), REBUILT),
         ("resnest26", resnest(26), 17_069_448, 3_623_391_232, 17.07, 3.64, 78.48, timm("gluon"), FVCORE),
         ("resnest50", resnest(50), 27_483_240, 5_371_160_576, 27.5, 5.39, 81.03, RESNEST_BOTH, REBUILT),
