@@ -68,7 +68,13 @@ def test_the_reference_description_is_the_same_network(name: str, reference: str
     assert case["expected"]["input_224"]["macs"] == network.macs
 
 
-MEASURED = ("resnet34d", "scseresnet50", "sknet50_r32", "resnest26", "resnest50_fast_1s4x24d")  # in no reference description
+MEASURED = (
+    "resnet34d",
+    "scseresnet50",
+    "sknet50_r32",
+    "resnest26",
+    "resnest50_fast_1s4x24d",
+)  # in no reference description
 
 
 @pytest.mark.parametrize("name", MEASURED)
