@@ -44,7 +44,12 @@ def table(title: str, rows: Sequence[Mapping[Any, Any]], columns: Sequence[str],
     for name in columns:
         numeric = any(isinstance(row[name], (int, float)) for row in rows)
         wraps = exact or name == "options"
-        drawn.add_column(name, justify="right" if numeric else "left", no_wrap=not wraps, overflow="fold")
+        drawn.add_column(
+            name,
+            justify="right" if numeric else "left",
+            no_wrap=not wraps,
+            overflow="fold" if wraps else "ellipsis",
+        )
     for row in rows:
         drawn.add_row(*(_exact(row[name]) if exact else shown(name, row[name]) for name in columns))
     return drawn

@@ -181,3 +181,28 @@ def test_an_independent_implementation_is_claimed_where_there_is_one() -> None:
     pycls = {_from_pycls(row).key for row in PYCLS.values()}
     claimed = {name for name, network in PUBLISHED.items() if network.counted == REBUILT}
     assert claimed == set(DESCRIBED) | {name for name, n in PUBLISHED.items() if n.architecture.key in pycls}
+
+
+# The README's table
+
+
+def _readme_rows() -> list[list[str]]:
+    text = (TESTS.parent / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## Published networks")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_table_in_the_readme_is_true() -> None:
+    header, _, *rows = _readme_rows()
+    assert header[1:] == ["name", "params", "macs", "activations", "GFLOPs in print", "top-1 in print"]
+    assert len(rows) >= 10
+    for _, name, *figures in rows:
+        network = PUBLISHED[name.strip("`")]
+        priced = cost(network.architecture, network.input_size)
+        counts = (f"{count:,}" for count in (priced.params, priced.macs, priced.activations))
+        assert figures == [*counts, str(network.gflops or "-"), str(network.top1 or "-")]
+
+
+def test_the_readme_says_how_many_networks_there_are() -> None:
+    assert f"{len(PUBLISHED)} networks of the papers are built in" in (TESTS.parent / "README.md").read_text("utf-8")
