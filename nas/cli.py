@@ -7,7 +7,8 @@ import random
 import sys
 import tomllib
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -19,6 +20,7 @@ from nas.units import format_count, format_seconds, parse_count
 if TYPE_CHECKING:
     from nas.arch import Architecture
     from nas.device import Precision
+    from nas.export.config import FoundNetwork
     from nas.record import Run
     from nas.search.config import SearchConfig
     from nas.space import SearchSpace
@@ -248,52 +250,101 @@ def _forecast(
 
 @app.command()
 def cost(
-    files: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="config.json of exported networks.")],
-    input_size: Annotated[int | None, typer.Option(help="Side of the images. [the one in the file]", min=1)] = None,
-    measure: Annotated[bool, typer.Option(help="Also build the network and let fvcore count it.")] = True,
+    networks: Annotated[
+        list[str] | None, typer.Argument(metavar="NETWORK", help="Published networks by name, or config.json files.")
+    ] = None,
+    input_size: Annotated[int | None, typer.Option(help="Side of the images. [the network's own]", min=1)] = None,
+    measure: Annotated[bool, typer.Option(help="Also build each network and let fvcore count it.")] = True,
+    per_stage: Annotated[bool, typer.Option("--per-stage", help="Also show what each stage costs.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Show all published networks, by formula.")] = False,
 ) -> None:
     """Count parameters, multiply-adds and activations, by formula and by fvcore.
 
     \b
-    nas cost results/digits/best/*/config.json
-    nas cost config.json --input-size 64 --no-measure
+    nas cost resnet50 resnext50_32x4d sknet50 resnest50
+    nas cost resnest50 --per-stage --input-size 32
+    nas cost results/digits/best/*/config.json --no-measure
+    nas cost --list
     """
-    from nas.export.config import read_architecture
+    from nas.cost.formula import cost_by_stage
 
-    rows = []
-    for file in files:
-        arch, own_size = read_architecture(file)
-        side = input_size or own_size
-        if side is None:
-            raise ValueError(f"{file} names no input_size: give --input-size")
-        rows.append({"network": f"{file.parent.name}/{file.name}", **_priced(arch, side, measure)})
-    terminal.console().print(terminal.table("Cost", rows, list(rows[0])))
-
-
-def _priced(arch: Any, side: int, measure: bool) -> dict[str, Any]:
-    from nas.cost.formula import cost as formula
-
-    exact = formula(arch, side)
-    row = {
-        "family": arch.family,
-        "input": side,
-        "params": f"{exact.params:,}",
-        "macs": f"{exact.macs:,}",
-        "activations": f"{exact.activations:,}",
-    }
+    screen = terminal.console()
+    if listed:
+        if networks:
+            raise ValueError(f"--list shows all published networks: it cannot stand beside {networks[0]!r}")
+        screen.print(terminal.cost_table("Published networks, 224 x 224 pixels", _published()))
+        screen.print(_PRINTED, highlight=False)
+        return
+    if not networks:
+        raise ValueError("name a published network or a config.json: `nas cost --list` shows the names")
+    sized = _sized(networks, input_size)
+    rows = [_priced(found, side) for found, side in sized]
+    uncounted: set[str] = set()
     if measure:
         from nas.cost.measure import measure as count
 
-        counted = count(arch, side)
-        equal = (counted.params, counted.macs, counted.activations) == (exact.params, exact.macs, exact.activations)
-        row |= {"fvcore": "equal" if equal else f"{counted.macs:,}", "fvcore total": f"{counted.fvcore_total:,}"}
-    return row
+        for row, (found, side) in zip(rows, sized, strict=True):
+            counted = count(found.architecture, side)
+            equal = all(row[name] == getattr(counted, name) for name in ("params", "macs", "activations"))
+            row |= {"fvcore": "equal" if equal else f"{counted.macs:,}", "fvcore total": counted.fvcore_total}
+            uncounted.update(counted.unsupported)
+    printed = [found.published if side == found.input_size else None for found, side in sized]
+    if any(printed):
+        for row, published in zip(rows, printed, strict=True):
+            row["GFLOPs in print"] = published.gflops if published else None
+            row["top-1 in print"] = published.top1 if published else None
+    screen.print(terminal.cost_table("Cost", rows))
+    if uncounted:
+        screen.print(_uncounted(uncounted), highlight=False)
+    if per_stage:
+        for found, side in sized:
+            parts = cost_by_stage(found.architecture, side)
+            screen.print(terminal.stages_table(f"{found.label}, {side} x {side} pixels", parts))
+
+
+def _priced(found: FoundNetwork, side: int) -> dict[str, Any]:
+    from nas.cost.formula import cost as formula
+
+    exact = formula(found.architecture, side)
+    return {"network": found.label, "family": found.architecture.family, "input": side, **asdict(exact)}
+
+
+_PRINTED = (
+    "GFLOPs and top-1 (percent) are the figures in print, read in a table or recalled from the paper; "
+    "recipes differ, so compare top-1 within one source only"
+)
+
+
+def _published() -> list[dict[str, Any]]:
+    from nas.cost.formula import cost as formula
+    from nas.zoo import PUBLISHED
+
+    return [
+        {
+            "network": network.name,
+            "paper": network.paper,
+            **asdict(formula(network.architecture, network.input_size)),
+            "GFLOPs": network.gflops,
+            "top-1": network.top1,
+            "source": network.source,
+        }
+        for network in PUBLISHED.values()
+    ]
+
+
+def _uncounted(operators: Iterable[str]) -> str:
+    """fvcore's unsupported operators in words: aten::add_ is add."""
+    names = sorted({operator.rpartition("::")[2].rstrip("_") for operator in operators})
+    return (
+        f"fvcore counts nothing for {', '.join(names)}: they are no convolution or linear layer, "
+        "so macs do not depend on them"
+    )
 
 
 @app.command()
 def latency(
     names: Annotated[
-        list[Path] | None, typer.Argument(metavar="CONFIG", help="config.json of exported networks.")
+        list[str] | None, typer.Argument(metavar="NETWORK", help="Names of published networks, or files.")
     ] = None,
     space: Annotated[str | None, typer.Option(help="Also random networks of this space, file or shipped name.")] = None,
     samples: Annotated[int | None, typer.Option(help="How many random networks. [24]", min=1)] = None,
@@ -309,7 +360,7 @@ def latency(
     """Time networks side by side on this machine; from five on, say how well their costs predict the times.
 
     \b
-    nas latency results/digits/best/*/config.json
+    nas latency resnet50 resnext50_32x4d sknet50 resnest50
     nas latency config.json --batch-size 32 --threads 2 --device cpu
     nas latency --space cifar --samples 40 --device cuda --precision bf16
     """
@@ -318,11 +369,11 @@ def latency(
 
     if samples is not None and space is None:
         raise ValueError(f"--samples {samples} counts random networks of a space: give --space")
-    networks = _networks(names or [], input_size)
+    networks = {found.label: (found.architecture, side) for found, side in _sized(names or [], input_size)}
     if space is not None:
         networks |= _random_networks(space, 24 if samples is None else samples, seed, input_size)
     if not networks:
-        raise ValueError("nothing to time: give config.json files, or --space")
+        raise ValueError("nothing to time: name published networks or config.json files, or give --space")
     found = measure_latency(
         networks,
         batch_size=batch_size,
@@ -341,18 +392,18 @@ def latency(
         screen.print(terminal.correlation_table(rank_correlations(costs, found, seed=seed)))
 
 
-def _networks(files: Sequence[Path], input_size: int | None) -> dict[str, tuple[Architecture, int]]:
-    """Name -> network and the side of its images, `input_size` before the file's own."""
-    from nas.export.config import read_architecture
+def _sized(sources: Sequence[str], input_size: int | None) -> list[tuple[FoundNetwork, int]]:
+    """The networks of names and files with the side of their images, `input_size` before a network's own."""
+    from nas.export.config import find_network
 
-    networks = {}
-    for file in files:
-        arch, own_size = read_architecture(file)
-        side = input_size or own_size
+    sized = []
+    for source in sources:
+        found = find_network(source)
+        side = input_size or found.input_size
         if side is None:
-            raise ValueError(f"{file} names no input_size: give --input-size")
-        networks[str(file)] = (arch, side)
-    return networks
+            raise ValueError(f"{source} names no input_size: give --input-size")
+        sized.append((found, side))
+    return sized
 
 
 def _random_networks(

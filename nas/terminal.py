@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -43,15 +44,40 @@ def shown(name: str, value: Any) -> str:
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-def table(title: str, rows: Sequence[Mapping[Any, Any]], columns: Sequence[str]) -> Table:
-    """One line per row; numbers to the right."""
+def table(title: str, rows: Sequence[Mapping[Any, Any]], columns: Sequence[str], *, exact: bool = False) -> Table:
+    """One line per row; numbers to the right.
+
+    With `exact` they are shown to the last digit: a narrow terminal folds them, where other tables are cut.
+    """
     drawn = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for name in columns:
         numeric = any(isinstance(row[name], (int, float)) for row in rows)
-        drawn.add_column(name, justify="right" if numeric else "left", no_wrap=name not in ("options",))
+        wraps = exact or name == "options"
+        drawn.add_column(
+            name,
+            justify="right" if numeric else "left",
+            no_wrap=not wraps,
+            overflow="fold" if wraps else "ellipsis",
+        )
     for row in rows:
-        drawn.add_row(*(shown(name, row[name]) for name in columns))
+        drawn.add_row(*(_exact(row[name]) if exact else shown(name, row[name]) for name in columns))
     return drawn
+
+
+def _exact(value: Any) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, (int, float)) else str(value)
+
+
+def cost_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    return table(title, rows, list(rows[0]), exact=True)
+
+
+def stages_table(title: str, parts: Sequence[tuple[str, Cost]]) -> Table:
+    """What each part of a network costs, its share of the multiply-adds, and the whole."""
+    total = sum(cost.macs for _, cost in parts)
+    rows = [{"part": name, **asdict(cost), "% of macs": round(100 * cost.macs / total, 1)} for name, cost in parts]
+    whole = {name: sum(getattr(cost, name) for _, cost in parts) for name in ("params", "macs", "activations")}
+    return cost_table(title, [*rows, {"part": "whole", **whole, "% of macs": 100.0}])
 
 
 def front_table(front: pd.DataFrame, objectives: Sequence[str]) -> Table:

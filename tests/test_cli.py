@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import pytest
 import nas.cli
 from nas import __version__
 from nas.arch import Architecture
-from nas.cost.formula import cost
+from nas.cost.formula import cost, cost_by_stage
 from nas.space import SearchSpace, shipped_spaces
+from nas.zoo import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = [
@@ -100,6 +102,72 @@ def test_cost_of_an_exported_network_equals_fvcore(
     shown = capsys.readouterr().out
     assert "equal" in shown
     assert f"{json.loads((tmp_path / 'config.json').read_text())['cost']['macs']:,}" in shown
+
+
+def test_cost_takes_published_networks_beside_files(finished: Path, tmp_path: Path) -> None:
+    """In a process of its own, where fvcore's warnings would reach the screen."""
+    assert run("export", finished, "--knee", "--out", tmp_path / "mine") == 0
+    words = ["cost", "resnet18", str(tmp_path / "mine" / "config.json"), "--input-size", "32"]
+    code = f"import sys, nas.cli; sys.exit(nas.cli.main({words}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    shown = done.stdout
+    assert "mine/config.json" in shown and "in print" not in shown  # GFLOPs in print are for 224 pixels
+    arch = PUBLISHED["resnet18"].architecture
+    assert shown.count("equal") == 2 and f"{cost(arch, 32).macs:,}" in shown
+    sentence = re.search(r"fvcore counts nothing for (.*): they are no convolution or linear layer", shown)
+    assert sentence is not None
+    assert {"add", "max_pool2d", "mean"} <= set(sentence[1].split(", "))
+    assert not {"conv", "convolution", "linear", "addmm", "matmul", "bmm", "einsum"} & set(sentence[1].split(", "))
+
+
+def test_cost_shows_the_figures_in_print_beside_the_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("cost", "resnest50", "seresnet101", "--no-measure") == 0
+    shown = capsys.readouterr().out
+    assert "27,483,240" in shown and "5,371,160,576" in shown and "5.39" in shown and "81.03" in shown
+    assert "fvcore" not in shown
+    assert "GFLOPs in print" in shown
+
+
+def test_cost_by_stage_shows_each_part_and_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("cost", "resnet50", "resnet18", "--no-measure", "--per-stage") == 0
+    shown = capsys.readouterr().out
+    for name in ("resnet50", "resnet18"):
+        for part, priced in cost_by_stage(PUBLISHED[name].architecture, 224):
+            assert re.search(rf"{part} .*{priced.params:,} .*{priced.macs:,} .*{priced.activations:,} ", shown)
+        assert re.search(rf"whole .*{PUBLISHED[name].params:,} .*{PUBLISHED[name].macs:,} .* 100.0 ", shown)
+
+
+def test_cost_lists_every_published_network_without_building_one() -> None:
+    code = "import sys, nas.cli; nas.cli.main(['cost', '--list']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    lines = {words[1]: words for line in done.stdout.splitlines() if len(words := line.split()) > 3}
+    for name, network in PUBLISHED.items():
+        assert {f"{network.params:,}", f"{network.macs:,}", str(network.top1 or "-")} <= set(lines[name])
+        assert network.source in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("resnest5",), "'resnest5' is neither a file nor a published network: did you mean resnest50"),
+        (("ResNeXt50",), "did you mean resnext50_32x4d or resnext50_2x40d"),
+        (
+            ("resnet18", "no/config.json"),
+            "'no/config.json' is neither a file nor a published network: `nas cost --list`",
+        ),
+        ((), "name a published network or a config.json: `nas cost --list`"),
+        (("resnet18", "--list"), "--list shows all published networks"),
+    ],
+)
+def test_a_network_that_is_not_found_is_one_sentence(
+    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("cost", *words) == 2
+    shown, said = capsys.readouterr()
+    assert message in said and said.startswith("nas: ") and said.count("\n") == 1
+    assert shown == ""
 
 
 def test_report_is_written_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.arch import Architecture, Conv, Gate, Stage, Stem
-from nas.cost.formula import Cost, cost
+from nas.cost.formula import Cost, cost, cost_by_stage
 from nas.cost.measure import measure, measure_network
 from nas.models import build
 from nas.space import SearchSpace, shipped_spaces
@@ -131,6 +131,35 @@ def test_depth_adds_equal_blocks(arch: Architecture, input_size: int) -> None:
     for name in ("params", "macs", "activations"):
         second = getattr(three, name) - getattr(two, name)
         assert getattr(nine, name) == getattr(two, name) + 7 * second > getattr(two, name)
+
+
+@settings(deadline=None, max_examples=50)
+@given(arch=architectures(), input_size=st.integers(8, 33))
+def test_the_stages_add_up_to_the_network(arch: Architecture, input_size: int) -> None:
+    names, parts = zip(*cost_by_stage(arch, input_size), strict=True)
+    assert names == ("stem", *(f"stage {number}" for number in range(1, len(arch.stages) + 1)), "classifier")
+    sums = {name: sum(getattr(part, name) for part in parts) for name in ("params", "macs", "activations")}
+    assert cost(arch, input_size) == Cost(**sums)
+
+
+def test_each_stage_costs_what_fvcore_counts_in_its_module() -> None:
+    from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis  # here: nas.cost.measure silences its import
+
+    arch = NETWORKS["gate on attention"]
+    built, image = build(arch).eval(), torch.zeros(1, arch.in_channels, 13, 13)
+    flops, outputs = (
+        kind(built, image).unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_module_and_operator()
+        for kind in (FlopCountAnalysis, ActivationCountAnalysis)
+    )
+    counted = [
+        Cost(
+            params=sum(parameter.numel() for parameter in built.get_submodule(module).parameters()),
+            macs=flops[module]["conv"] + flops[module]["linear"],
+            activations=outputs[module]["conv"],
+        )
+        for module in ("stem", "stages.0", "stages.1", "classifier")
+    ]
+    assert [part for _, part in cost_by_stage(arch, 13)] == counted
 
 
 @pytest.mark.parametrize("input_size", [0, -1, True, 8.0, "8"])

@@ -67,7 +67,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "filelock": ("record",),
 }
 
-LIGHT = ("nas.arch", "nas.space", "nas.pareto", "nas.evidence", "nas.machine", "nas.cost.formula")
+LIGHT = ("nas.arch", "nas.space", "nas.zoo", "nas.pareto", "nas.evidence", "nas.machine", "nas.cost.formula")
 
 
 def modules() -> dict[str, Path]:

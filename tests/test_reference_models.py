@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from nas.arch import Architecture
-from nas.cost.formula import cost
-from nas.cost.measure import count_operators
+from nas.cost.formula import Cost, cost
+from nas.cost.measure import count_operators, measure
 from nas.models import build
 from nas.zoo import architecture_from_reference
 
@@ -116,7 +116,13 @@ def _split(**changes: Any) -> Description:
     return {"kind": "split_attention", "radix": 2, "hidden": [8, 8], **changes}
 
 
+def _branches(*kernels: tuple[int, int]) -> list[dict[str, int]]:
+    return [{"kernel": size, "dilation": dilation} for size, dilation in kernels]
+
+
 AVD = {"avd": "after_mixer", "stride_in": "avd_pool"}
+STEM_SHAPES = {"conv7x7": ([16], [2]), "deep_3x3": ([8, 12, 16], [2, 1, 1]), "conv3x3": ([16], [2])}
+POOLS = ("none", "max3x3_s2_pad1", "max3x3_s2_pad0_ceil")
 
 ACCEPTED = {
     "plain": _description(),
@@ -146,20 +152,40 @@ ACCEPTED = {
         stem={"kind": "deep_3x3", "channels": [8, 8, 16], "strides": [2, 1, 1], "pool": "max3x3_s2_pad0_ceil"}
     ),
     "basic": _description(block="basic", inner_channels=[32, 64]),
+    "cardinality by stage": _description(cardinality=[1, 2]),
+    "dilated branches": _description(mixer=_sk(branches=_branches((3, 1), (3, 2)))),
+    "three branches": _description(mixer=_sk(branches=_branches((3, 1), (3, 2), (3, 3)))),
+    "true 5x5 and 7x7": _description(mixer=_sk(branches=_branches((3, 1), (5, 1), (7, 1)))),
+    "split input, basic": _description(mixer=_sk(split_input=True), block="basic"),
+    "attention groups by stage": _description(mixer=_sk(attention_groups=[1, 2], attention_bias=False)),
+    "radix 1": _description(mixer=_split(radix=1), **AVD),
+    "radix 4": _description(mixer=_split(radix=4, hidden=8, attention_groups=[1, 4]), **AVD),
+    "radix, strided": _description(mixer=_split(), shortcut="avgpool_then_conv1x1"),
+    "cse, basic": _description(gate={"kind": "cse", "hidden": 4}, block="basic"),
+    "scse without bias": _description(gate={"kind": "scse", "hidden": 4, "bias": False}),
+    "scse by its sum": _description(gate={"kind": "scse", "hidden": 4, "combine": "sum"}),
+    **{
+        f"stem {kind}, pool {pool}": _description(
+            stem={"kind": kind, "channels": channels, "strides": strides, "pool": pool}
+        )
+        for kind, (channels, strides) in STEM_SHAPES.items()
+        for pool in POOLS
+    },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("description", ACCEPTED.values(), ids=ACCEPTED)
 def test_description_is_understood_and_counted(description: Description) -> None:
     arch = architecture_from_reference(description)
-    measured = count_operators(build(arch), 32).by_operator
-    assert measured["conv"] + measured["linear"] == cost(arch, 32).macs
+    measured = measure(arch, 33)
+    assert cost(arch, 33) == Cost(measured.params, measured.macs, measured.activations)
 
 
 def test_no_entry_of_an_accepted_description_is_ignored() -> None:
-    """One value for all stages means the list of it; all other descriptions are different networks."""
+    """One value for all stages means the list of it, scse is a sum; all other descriptions are different networks."""
     keys = {name: architecture_from_reference(description).key for name, description in ACCEPTED.items()}
     assert keys.pop("hidden for all stages") == keys["true kernels"]
+    assert keys.pop("scse by its sum") == keys["scse"]
     assert len(set(keys.values())) == len(keys)
 
 
@@ -174,6 +200,8 @@ REFUSED = {
     "gate key": (_description(gate={"kind": "cse", "hidden": 4, "norm": 1}), "gate has the unknown key 'norm'"),
     "gate kind": (_description(gate={"kind": "eca"}), "eca"),
     "gate place": (_description(gate={"kind": "sse", "position": "before_last_bn"}), "before_last_bn"),
+    "gate combine": (_description(gate={"kind": "scse", "hidden": 4, "combine": "max"}), "gate combine must .*'max'"),
+    "combine of cse": (_description(gate={"kind": "cse", "hidden": 4, "combine": "sum"}), "unknown key 'combine'"),
     "sse without bias": (_description(gate={"kind": "sse", "bias": False}), "gate bias of an sse gate"),
     "hidden of none": (_description(gate={"kind": "none", "hidden": 4}), "unknown key 'hidden'"),
     "avd_pool without avd": (_description(stride_in="avd_pool"), "stride_in avd_pool needs avd"),

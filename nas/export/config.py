@@ -1,13 +1,19 @@
-"""`config.json`: one network with its cost, its accuracy and where they come from, readable without this package."""
+"""`config.json`: one network with its cost, its accuracy and where they come from, readable without this package.
+
+Also how a command is given networks: by such files, or by the names of published ones.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from nas.arch import Architecture
 from nas.record import Run, read_json, write_json
+from nas.zoo import PUBLISHED, Published
 
 FORMAT = 1
 
@@ -60,3 +66,33 @@ def read_architecture(path: Path) -> tuple[Architecture, int | None]:
         return Architecture.from_json(value.get("architecture", value)), value.get("input_size")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundNetwork:
+    """A network that a command was given.
+
+    input_size (pixels) is None where the file names none; `published` is None for a network from a file.
+    """
+
+    label: str
+    architecture: Architecture
+    input_size: int | None
+    published: Published | None = None
+
+
+def find_network(source: str) -> FoundNetwork:
+    """The network in a file (a config.json, or a bare architecture's JSON), or the published one of that name.
+
+    Raises ValueError, with the names that come close, when it is neither.
+    """
+    path = Path(source)
+    if path.is_file():
+        return FoundNetwork("/".join(path.parts[-2:]), *read_architecture(path))
+    if source in PUBLISHED:
+        published = PUBLISHED[source]
+        return FoundNetwork(source, published.architecture, published.input_size, published)
+    begins = [name for name in PUBLISHED if name.startswith(source.lower())]
+    close = begins[:5] or get_close_matches(source.lower(), PUBLISHED)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    raise ValueError(f"{source!r} is neither a file nor a published network: {hint}`nas cost --list` shows the names")

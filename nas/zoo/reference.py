@@ -1,4 +1,4 @@
-"""Published networks as architectures, and the reader of the neutral descriptions they are exchanged in."""
+"""The reader of the neutral descriptions in which published networks are exchanged."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from nas.arch import (
 )
 
 POSITION = "after_last_bn_before_add"
+COMBINE = "sum"
 STRIDE_IN = ("mixer", "conv1_1x1", "avd_pool")
 
 
@@ -190,7 +191,7 @@ _GATE_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "none": (("kind",), ()),
     "cse": (("kind", "hidden"), ("bias", "position")),
     "sse": (("kind",), ("bias", "position")),
-    "scse": (("kind", "hidden"), ("bias", "position")),
+    "scse": (("kind", "hidden"), ("bias", "position", "combine")),
 }
 """Gate kind -> its required and its optional keys."""
 
@@ -201,6 +202,7 @@ def _gates(value: Any, count: int) -> list[Gate]:
     required, optional = _GATE_KEYS[str(kind)]
     _check_keys(value, "gate", required=required, optional=optional)
     _check_choice(value.get("position", POSITION), "gate position", (POSITION,))
+    _check_choice(value.get("combine", COMBINE), "gate combine", (COMBINE,))
     bias = value.get("bias", True)
     _check_bool(bias, "gate bias")
     _require(bias or kind != "sse", "gate bias of an sse gate must be true, but got False")
