@@ -15,6 +15,7 @@ import pytest
 import nas.cli
 from nas import __version__
 from nas.arch import Architecture
+from nas.cli.searches import read_settings
 from nas.cost.formula import cost, cost_by_stage
 from nas.space import SearchSpace, shipped_spaces
 from nas.zoo import PUBLISHED
@@ -241,15 +242,15 @@ def test_debug_shows_where_a_mistake_was_found(tmp_path: Path, capsys: pytest.Ca
 def test_settings_come_from_a_file_and_options_win(tmp_path: Path) -> None:
     file = tmp_path / "search.toml"
     file.write_text('space = "tiny"\ntrials = 7\nmax_macs = "1M"\nobjectives = ["accuracy", "params"]\n')
-    settings = nas.cli.read_settings(file, {"trials": 9})
+    settings = read_settings(file, {"trials": 9})
     assert (settings.trials, settings.max_macs, settings.objectives) == (9, 1_000_000, ("accuracy", "params"))
     assert settings.study == "tiny-digits"
     file.write_text("trails = 7\n")
     with pytest.raises(ValueError, match=r"search\.toml has the unknown key 'trails'; the known keys are data, device"):
-        nas.cli.read_settings(file, {})
+        read_settings(file, {})
     file.write_text("trials = \n")
     with pytest.raises(ValueError, match=r"search\.toml is not valid TOML"):
-        nas.cli.read_settings(file, {})
+        read_settings(file, {})
 
 
 @pytest.mark.parametrize("name", COMMANDS)

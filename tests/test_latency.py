@@ -280,7 +280,7 @@ def test_the_table_names_networks_costs_and_conditions(files: list[Path], capsys
     assert run(*files, *QUICK, "--batch-size", "2") == 0
     shown = capsys.readouterr().out
     for file, (arch, side) in zip(files, TWO.values(), strict=True):
-        row = next(line for line in shown.splitlines() if f" {file} " in line)
+        row = next(line for line in shown.splitlines() if f" {file.parent.name}/{file.name} " in line)
         exact = cost(arch, side)
         assert all(format_count(count) in row for count in (exact.macs, exact.params, exact.activations))
     assert f"{cpu_model()}, batch 2, fp32, 1 CPU thread, torch {torch.__version__}; median of 6" in shown
@@ -293,6 +293,18 @@ def test_five_networks_have_rank_correlations(files: list[Path], capsys: pytest.
     shown = capsys.readouterr().out
     assert "Rank correlation with latency, 5 networks, 95 % interval" in shown
     assert shown.count("activations") == 2
+
+
+def test_files_of_one_name_are_all_timed(files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two studies may hold the same network, each under best/KEY/config.json."""
+    twins = [tmp_path / study / files[0].parent.name / "config.json" for study in ("one", "two")]
+    for twin in twins:
+        twin.parent.mkdir(parents=True)
+        twin.write_text(files[0].read_text())
+    assert run(*twins, "resnet18", *QUICK, "--input-size", "32") == 0
+    shown = capsys.readouterr().out
+    names = [f" {study}/{files[0].parent.name}/config.json " for study in ("one", "two")]
+    assert all(name in shown for name in (*names, " resnet18 "))
 
 
 def test_times_are_shown_to_the_microsecond(
@@ -321,7 +333,7 @@ def test_input_size_wins_over_that_of_file_and_space(files: list[Path], monkeypa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "nothing to time: give config.json files, or --space"),
+        ((), "nothing to time: name published networks or config.json files, or give --space"),
         (("nowhere.json",), "nowhere.json"),
         (("--samples", "3"), "--samples 3 counts random networks of a space: give --space"),
         (("--space", "nowhere"), "space 'nowhere' is neither a file nor a shipped space"),

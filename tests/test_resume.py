@@ -56,7 +56,7 @@ def test_a_changed_space_is_refused_with_the_difference(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"epochs": 2}, "config.epochs: 5 -> 2"),
+        ({"epochs": 2}, "config.epochs: 3 -> 2"),
         ({"sampler": "tpe"}, "config.sampler: random -> tpe"),
         ({"seed": 1}, "config.seed: 0 -> 1"),
         ({"max_macs": "2M"}, "config.caps.macs: none -> 2000000"),

@@ -30,7 +30,7 @@ class SearchConfig(BaseModel):
     """Source of the images, as `nas.data.load` reads it."""
     trials: int = Field(40, ge=1)
     """Finished trainings to reach, failed ones included; a resumed search counts those it has."""
-    epochs: int = Field(4, ge=1)
+    epochs: int = Field(3, ge=1)
     """Epochs of each training."""
     objectives: tuple[str, ...] = ("accuracy", "macs")
     """Accuracy and one to three of macs, params, activations."""

@@ -1,0 +1,89 @@
+"""`nas front`, `nas report` and `nas export`: what comes after a search."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nas import terminal
+from nas.cli.options import Knee, MaxMacs, MaxParams, StudyFolder, caps_of
+
+if TYPE_CHECKING:
+    from nas.record import Run
+
+
+def front(
+    run: StudyFolder,
+    max_macs: MaxMacs = None,
+    max_params: MaxParams = None,
+    knee: Knee = False,
+) -> None:
+    """Print the Pareto front of a search, or pick from it.
+
+    \b
+    nas front results/digits
+    nas front results/digits --max-macs 500k
+    nas front results/digits --knee
+    """
+    from nas.export.pick import objectives_of, pick, under
+
+    found = run_at(run)
+    objectives = objectives_of(found)
+    rows = under(found.front(objectives), caps_of(max_macs, max_params))
+    if knee:
+        rows = rows[rows["trial"] == pick(rows, objectives, knee=True)]
+    terminal.console().print(terminal.front_table(rows, objectives))
+
+
+def report(run: StudyFolder) -> None:
+    """Write report.html again from the recorded trials.
+
+    \b
+    nas report results/digits
+    """
+    from nas.report import write_report
+
+    print(write_report(run_at(run)))
+
+
+def export(
+    run: StudyFolder,
+    max_macs: MaxMacs = None,
+    max_params: MaxParams = None,
+    knee: Knee = False,
+    trial: Annotated[int | None, typer.Option(help="The network of this trial.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write into. [RUN/best/KEY]")] = None,
+) -> None:
+    """Write the picked network's config.json: by default the most accurate of the front.
+
+    \b
+    nas export results/digits --knee
+    nas export results/digits --max-macs 500k --out my_network
+    nas export results/digits --trial 7
+    """
+    from nas.export.config import write_config
+    from nas.export.pick import objectives_of, pick, require_complete, under
+
+    found = run_at(run)
+    objectives = objectives_of(found)
+    if trial is not None:
+        if knee or max_macs or max_params:
+            raise ValueError("--trial picks one network: it cannot stand beside --knee, --max-macs or --max-params")
+        chosen = require_complete(found.trials(), trial)
+    else:
+        chosen = pick(under(found.front(objectives), caps_of(max_macs, max_params)), objectives, knee=knee)
+    print(write_config(found, chosen, out))
+
+
+def run_at(folder: Path) -> Run:
+    """The run in a folder. Raises ValueError when there is none."""
+    from nas.record import Run
+
+    full = Path(os.path.normpath(folder.absolute()))
+    run = Run(full.parent, full.name)
+    if not run.exists():
+        raise ValueError(f"{folder} holds no search: give a folder with a run.json, as in results/digits")
+    return run
