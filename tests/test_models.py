@@ -19,7 +19,7 @@ from nas.models.blocks import ResidualBlock
 from nas.models.gates import build_gate
 from nas.models.layers import Conv2d, avd_pool, shortcut_pool
 from nas.models.mixers import MIXERS as MIXER_MODULES
-from nas.models.mixers import AttentionMixer, build_mixer
+from nas.models.mixers import AttentionMixer, HybridMixer, build_mixer
 
 BATCH = 3
 seeds = st.integers(0, 2**31)
@@ -241,13 +241,30 @@ def test_hybrid_of_equal_kernels_is_split_attention(
     split = SplitAttention(radix=radix, hidden=4, attention_groups=cardinality)
     equal = replace(split, kernels=(K3,) * radix)
     whole = _randomised(_mixer(split, channels, channels, cardinality, stride), seed)
-    parts = _mixer(equal, channels, channels, cardinality, stride).double().eval()
+    parts = HybridMixer(equal, channels, channels, stride=stride, cardinality=cardinality).double().eval()
     weights = whole.state_dict()
     for r, part in enumerate(weights.pop("conv.weight").chunk(radix)):
         weights[f"conv{r}.weight"] = part
     parts.load_state_dict(weights)
     x_BCHW = _image(seed, BATCH, channels, *side)
     _assert_equal(parts(x_BCHW), whole(x_BCHW))
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_a_network_of_equal_kernels_is_resnest_bit_for_bit(training: bool) -> None:
+    """Written with its kernels or without, with the same weights: the same numbers in float32, gradients included."""
+    split = SplitAttention(radix=2, hidden=4)
+    resnest, hybrid = (
+        build(network(mixer=mixer)).train(training) for mixer in (split, replace(split, kernels=(K3, K3)))
+    )
+    hybrid.load_state_dict(resnest.state_dict())
+    x_BCHW = torch.randn(BATCH, 3, 8, 8)
+    outputs = [module(x_BCHW) for module in (resnest, hybrid)]
+    assert torch.equal(*outputs)
+    for logits in outputs:
+        logits.square().sum().backward()
+    pairs = zip(resnest.parameters(), hybrid.parameters(), strict=True)
+    assert all(a.grad is not None and b.grad is not None and torch.equal(a.grad, b.grad) for a, b in pairs)
 
 
 def test_hybrid_of_equal_kernels_has_the_key_of_split_attention() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from nas.arch import Architecture, Gate, Kernel, SelectiveKernel, Stage, Stem
+from nas.arch import Architecture, Conv, Gate, Kernel, Mixer, SelectiveKernel, SplitAttention, Stage, Stem
 from nas.data import ImageData, Split, load
 from nas.data.batches import train_batches
 from nas.models import build
@@ -175,6 +175,23 @@ def test_a_tiny_network_learns_the_digits() -> None:
     assert result.seconds > 0
     assert result.images_per_s == pytest.approx(4 * len(data.train) / result.seconds)
     assert result.parameters == sum(parameter.numel() for parameter in build(tiny()).parameters())
+
+
+@pytest.mark.parametrize(
+    "mixer",
+    [
+        Conv(),
+        SelectiveKernel(kernels=(Kernel(3), Kernel(3, 2)), hidden=8),
+        SplitAttention(radix=2, hidden=8),
+        SplitAttention(radix=2, hidden=8, kernels=(Kernel(3), Kernel(3, 2))),
+    ],
+    ids=["conv", "sk", "split", "hybrid"],
+)
+def test_every_mixer_learns_the_digits(mixer: Mixer) -> None:
+    """Chance is 0.1."""
+    result = quick(load("digits"), arch=tiny(mixer=mixer), epochs=3)
+    assert result.accuracy is not None
+    assert result.accuracy > 0.8
 
 
 def test_the_accuracy_is_that_of_the_trained_weights_on_validation(digits: ImageData, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def selective_kernel_mixer(
 def split_attention_mixer(
     tally: Tally, side: int, spec: SplitAttention, in_channels: int, channels: int, stride: int, cardinality: int
 ) -> int:
-    if len(spec.kernels) > 1:
+    if spec.is_hybrid:
         out = hybrid_convs(tally, side, spec, in_channels, channels, stride, cardinality)
     else:
         groups = cardinality * spec.radix

@@ -143,7 +143,7 @@ def _conv(mixer: Conv, in_channels: int, channels: int, *, stride: int, cardinal
 def _split_attention(
     mixer: SplitAttention, in_channels: int, channels: int, *, stride: int, cardinality: int
 ) -> nn.Module:
-    form = SplitAttentionMixer if len(mixer.kernels) == 1 else HybridMixer
+    form = HybridMixer if mixer.is_hybrid else SplitAttentionMixer
     return form(mixer, in_channels, channels, stride=stride, cardinality=cardinality)
 
 
