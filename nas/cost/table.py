@@ -167,8 +167,15 @@ def _distinct(columns: Sequence[Counts]) -> tuple[list[int], Counts]:
             _, code = np.unique(code, return_inverse=True)
             kinds = int(code.max()) + 1
         code, kinds = code * count + column, kinds * count
-    _, firsts, rows = np.unique(code, return_index=True, return_inverse=True)
-    return firsts.tolist(), rows
+    if kinds > 4 * len(code):
+        _, firsts, rows = np.unique(code, return_index=True, return_inverse=True)
+        return firsts.tolist(), rows
+    row_of = np.full(kinds, -1)  # a sort would take several times as long
+    row_of[code] = np.arange(len(code))
+    found = np.flatnonzero(row_of >= 0)
+    place_of = np.zeros(kinds, np.int64)
+    place_of[found] = np.arange(len(found))
+    return row_of[found].tolist(), place_of[code]
 
 
 def _gathered(costs: Sequence[Counts], rows: Counts) -> Counts:
