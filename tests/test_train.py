@@ -254,7 +254,13 @@ def test_every_setting_of_the_recipe_acts(digits: ImageData) -> None:
     other_bn = quick(digits, replace(DIGITS, bn_momentum=0.01))  # acts in evaluation only
     assert other_bn.loss_curve == base
     assert other_bn.accuracy != quick(digits).accuracy
-    assert {field.name for field in fields(Recipe)} == {*changes, "channels_last", "bn_momentum", "optimizer"}
+    branch, average = (replace(DIGITS, schedule=name) for name in ("branch", "average"))
+    acting = {quick(digits, recipe).loss_curve for recipe in (DIGITS, branch, replace(branch, warmup_steps=3))}
+    assert len(acting) == 3
+    ends = [quick(digits, recipe) for recipe in (branch, average, replace(branch, cooldown_fraction=0.5))]
+    assert len({(end.loss_curve, end.accuracy) for end in ends}) == 3
+    tried = {*changes, "channels_last", "bn_momentum", "schedule", "warmup_steps", "cooldown_fraction"}
+    assert {field.name for field in fields(Recipe)} == {*tried, "optimizer"}
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -345,7 +351,7 @@ def test_a_training_in_two_parts_equals_one_in_one_go(
     assert [report.epoch for report in reports] == list(range(stop + 1, 5))
     assert parts.loss_curve == whole.loss_curve
     assert parts.accuracy == whole.accuracy
-    assert parts.notes == (f"continued after epoch {stop} of 4",)
+    assert parts.notes == (f"continued after step {4 * stop} of 16",)
     weights, expected = load_weights(folder / "parts"), load_weights(folder / "whole")
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
@@ -380,7 +386,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(digits: ImageData, tmp_path: P
     ("name", "changed"),
     [
         ("seed", {"seed": 1}),
-        ("epochs", {"epochs": 3}),
+        ("budget", {"epochs": 3}),
         ("recipe", {"recipe": replace(DIGITS, momentum=0.8)}),
         ("key", {"arch": tiny(depth=2)}),
         ("data", {"data": "digits of another split"}),
@@ -446,8 +452,8 @@ def test_a_damaged_checkpoint_is_set_aside_and_said(
 
 
 def test_a_checkpoint_of_a_later_format_is_refused_and_kept(digits: ImageData, tmp_path: Path) -> None:
-    torch.save({"format": 2, "model": {}}, tmp_path / "checkpoint")
-    with pytest.raises(ValueError, match="has checkpoint format 2, but this version reads 1"):
+    torch.save({"format": 3, "model": {}}, tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match="has checkpoint format 3, but this version reads 2"):
         quick(digits, checkpoint=tmp_path / "checkpoint")
     assert (tmp_path / "checkpoint").exists()
 

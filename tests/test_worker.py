@@ -59,7 +59,7 @@ def test_the_result_is_that_of_the_training_and_lies_on_disk(tmp_path: Path) -> 
 
 def test_a_training_goes_on_from_the_checkpoint_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = worker.evaluate(spec(), tmp_path)
-    monkeypatch.setattr("nas.train.trainer._epoch", lambda *_, **__: pytest.fail("an epoch was trained again"))
+    monkeypatch.setattr("nas.train.state.Training.take_step", lambda *_: pytest.fail("a step was taken again"))
     assert worker.evaluate(spec(), tmp_path)["accuracy"] == first["accuracy"]
 
 

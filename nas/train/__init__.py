@@ -2,8 +2,9 @@
 
 from nas.device import resolve_device
 from nas.train.checkpoint import load_weights
+from nas.train.evaluation import evaluate
 from nas.train.recipe import RECIPES, Recipe, recipe_for
-from nas.train.trainer import EpochReport, TrainResult, evaluate, train
+from nas.train.trainer import EpochReport, TrainResult, train
 
 __all__ = [
     "RECIPES",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nas.atomic import write_atomic
 
-FORMAT = 1
+FORMAT = 2
 
 
 class DamagedCheckpoint(ValueError):
@@ -44,9 +44,13 @@ def set_aside(path: Path) -> Path:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """The network's state dict from a checkpoint, on the CPU. Raises ValueError when the file is missing or damaged."""
+    """The state dict that was evaluated last, on the CPU; before any evaluation that of the training as it stands.
+
+    Raises ValueError when the file is missing or damaged.
+    """
     try:
-        weights: dict[str, Tensor] = read_checkpoint(path)["model"]
+        content = read_checkpoint(path)
+        weights: dict[str, Tensor] = content.get("evaluated") or content["model"]
     except FileNotFoundError:
         raise ValueError(f"there is no checkpoint {path}") from None
     return weights

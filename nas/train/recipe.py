@@ -11,6 +11,7 @@ from nas.data import ImageData
 from nas.device import Precision
 
 Optimizer = Literal["sgd_nesterov"]
+Schedule = Literal["cycle", "branch", "average"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,17 @@ class Recipe:
     batch_size: int
     """Images a step, at least 2. An epoch is cut into equal batches of at most so many."""
 
+    schedule: Schedule = "cycle"
+    """How the rate falls, and so whether a larger budget continues a smaller one: see `nas.train.schedule`."""
+
     warmup_fraction: float = 0.2
-    """Share of all steps during which the learning rate rises from 0, at least 0 and below 1."""
+    """cycle: share of the budget's steps during which the learning rate rises from 0, at least 0 and below 1."""
+
+    warmup_steps: int = 20
+    """branch and average: steps during which the learning rate rises from 0, at least 0."""
+
+    cooldown_fraction: float = 0.25
+    """branch: share of a budget's steps in which the rate falls to 0 before an evaluation, above 0 and below 1."""
 
     crop_padding: int
     """Pixels of black added on each side before a random crop of the image's size; at least 0."""
@@ -90,6 +100,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "float": ((int, float), "a finite number"),
     "int": ((int,), "a whole number"),
     "bool": ((bool,), "true or false"),
+    "Schedule": ((str,), f"one of {', '.join(get_args(Schedule))}"),
     "Optimizer": ((str,), f"one of {', '.join(get_args(Optimizer))}"),
     "Precision": ((str,), f"one of {', '.join(get_args(Precision))}"),
 }
@@ -103,6 +114,9 @@ _LIMITS: dict[str, tuple[Any, str]] = {
     "label_smoothing": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
     "batch_size": (lambda value: value >= 2, "at least 2"),
     "warmup_fraction": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    "schedule": (lambda value: value in get_args(Schedule), f"one of {', '.join(get_args(Schedule))}"),
+    "warmup_steps": (lambda value: value >= 0, "at least 0"),
+    "cooldown_fraction": (lambda value: 0 < value < 1, "above 0 and below 1"),
     "crop_padding": (lambda value: value >= 0, "at least 0"),
     "bn_momentum": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "precision": (lambda value: value in get_args(Precision), f"one of {', '.join(get_args(Precision))}"),

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nas.arch import Architecture
-from nas.data import ImageData, Split
-from nas.data.batches import Normalise, draw, on_device, plain_batches, steps_per_epoch, train_batches
-from nas.device import FUSED, Precision, autocast, resolve_device, resolve_precision
-from nas.models import build
+from nas.data import ImageData
+from nas.data.batches import Normalise, draw, on_device, steps_per_epoch, train_batches
+from nas.device import resolve_device
 from nas.train.checkpoint import DamagedCheckpoint, read_checkpoint, save_checkpoint, set_aside
+from nas.train.evaluation import evaluate, recalibrate
 from nas.train.recipe import Recipe
-from nas.train.schedule import learning_rate
+from nas.train.schedule import learning_rate, trunk_steps
+from nas.train.state import Training, start
 
-EVAL_BATCH = 512
-_GENERATOR = Lock()
-"""torch's global generator draws the weights: trainings in threads of one process must not share a draw."""
+RECALIBRATION = 16
+"""Training batches from which averaged weights get their batch-norm statistics."""
 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One finished epoch: which (1..epochs), its mean training loss, seconds and images/s since the training began."""
+    """An epoch, or its part within the budget: number (1..epochs), mean loss, seconds and images/s since the start."""
 
     epoch: int
     epochs: int
@@ -44,8 +44,10 @@ class TrainResult:
     """What a training gave.
 
     accuracy: share (0..1) of the validation split, None if the training diverged. loss_curve: mean training loss of
-    each epoch, label smoothing included. seconds: wall time of all parts of the training, set-up and evaluation left
-    out; images_per_s: training images over it. epochs, steps: done, not planned. notes: what a person should know.
+    each epoch begun (of the trunk, where the schedule branches off), label smoothing included. epochs: those begun.
+    steps: of the evaluated network; where it diverged, those until then. spent_steps: all that this training and the
+    smaller budgets before it took, thrown-away branches included. seconds: wall time of all these, set-up and
+    evaluation left out; images_per_s: training images over it. notes: what a person should know.
     """
 
     status: Literal["ok", "diverged"]
@@ -54,6 +56,7 @@ class TrainResult:
     loss_curve: tuple[float, ...]
     epochs: int
     steps: int
+    spent_steps: int
     seconds: float
     images_per_s: float
     device: str
@@ -67,221 +70,52 @@ class TrainResult:
         return asdict(self) | {"loss_curve": losses, "notes": list(self.notes)}
 
 
-@dataclass
-class _Training:
-    """A training under way: what a checkpoint holds, and where it runs."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    device: torch.device
-    precision: Precision
-    losses: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    accuracy: float | None = None
-
-    @property
-    def diverged(self) -> bool:
-        return bool(self.losses) and not math.isfinite(self.losses[-1])
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "model": dict(self.model.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "epoch": len(self.losses),
-            "losses": list(self.losses),
-            "seconds": self.seconds,
-            "accuracy": self.accuracy,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
-        self.losses, self.seconds, self.accuracy = list(state["losses"]), state["seconds"], state["accuracy"]
-
-
 def train(
     arch: Architecture,
     data: ImageData,
     recipe: Recipe,
     *,
-    epochs: int,
+    epochs: int | None = None,
+    steps: int | None = None,
     seed: int,
     device: str = "auto",
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 30.0,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> TrainResult:
-    """Trains `arch` from weights drawn by `seed`, for `epochs` epochs, and evaluates it once on the validation split.
+    """Trains `arch` from weights drawn by `seed` for a budget, and evaluates it once on the validation split.
 
-    checkpoint: a file written at the end, when `on_epoch` raises, and at epoch ends at least `checkpoint_every_s`
-    seconds apart. If it exists it is continued; a finished one gives its result at once. A damaged one is set aside as
-    *.corrupt, said in the result's notes, and the training starts again. The same seed gives the same batches on every
-    device, and the same numbers on one CPU with one number of threads, in one go or in parts.
+    epochs, steps: the budget, one of the two. checkpoint: a file written at the end, when `on_epoch` raises, and at
+    epoch ends at least `checkpoint_every_s` seconds apart. If it exists it is continued: the same budget is finished,
+    or, where it is finished, gives its result at once; with the schedules "branch" and "average" a larger budget goes
+    on from the smaller one. A damaged file is set aside as *.corrupt, said in the result's notes, and the training
+    starts again. The same seed gives the same batches on every device, and the same numbers on one CPU with one number
+    of threads, in one go or in parts, whatever budgets were evaluated on the way.
 
     A loss that is not finite at the end of an epoch ends the training with status "diverged". Raises ValueError when
     data, budget, seed or device cannot be used, or when the checkpoint is that of another training.
     """
-    _require_budget(epochs, seed)
+    budget = budget_steps(data, recipe, epochs=epochs, steps=steps)
+    if seed < 0:
+        raise ValueError(f"the seed of a training must be at least 0, but got {seed}")
     where = resolve_device(device)
     size = data.size  # an architecture takes any input size
     data.require(in_channels=arch.in_channels, num_classes=arch.num_classes, input_size=size, where="the architecture")
-    identity = {"key": arch.key, "recipe": recipe.to_json(), "seed": seed, "epochs": epochs, "data": data.digest}
-    training = _start(arch, recipe, seed, where)
-    notes = _resume(training, checkpoint, identity)
-    _run(training, data, recipe, identity, checkpoint, checkpoint_every_s, on_epoch)
-    return _result(training, data, recipe, notes)
+    run = _Run(start(arch, recipe, seed, where), arch, data, recipe, seed, budget, checkpoint)
+    notes = run.resume()
+    run.to_budget(checkpoint_every_s, on_epoch)
+    return run.result(notes)
 
 
-def evaluate(
-    model: nn.Module,
-    split: Split,
-    data: ImageData,
-    *,
-    device: torch.device,
-    batch_size: int = EVAL_BATCH,
-    precision: Precision = "fp32",
-) -> float:
-    """Share (0..1) of the split's images that the model, on `device`, classifies rightly in eval mode.
-
-    `data` gives the normalisation. An image with a logit that is not finite counts as wrong.
-    """
-    if len(split) == 0:
-        raise ValueError("a split to evaluate on needs at least one image, but got 0")
-    was_training = model.training
-    model.eval()
-    right = torch.zeros((), dtype=torch.int64, device=device)
-    with torch.inference_mode(), autocast(device, resolve_precision(precision, device)):
-        for x_BCHW, labels_B in plain_batches(on_device(split, device), Normalise.of(data), batch_size=batch_size):
-            logits_BC = model(x_BCHW)
-            right += ((logits_BC.argmax(dim=1) == labels_B) & logits_BC.isfinite().all(dim=1)).sum()
-    model.train(was_training)
-    return int(right) / len(split)
-
-
-def _require_budget(epochs: int, seed: int) -> None:
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, but got {epochs}")
-    if seed < 0:
-        raise ValueError(f"the seed of a training must be at least 0, but got {seed}")
-
-
-def _start(arch: Architecture, recipe: Recipe, seed: int, device: torch.device) -> _Training:
-    model = _seeded_model(arch, recipe, seed)
-    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    precision = resolve_precision(recipe.precision, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    return _Training(model, _optimizer(model, recipe, device), scaler, device, precision)
-
-
-def _seeded_model(arch: Architecture, recipe: Recipe, seed: int) -> nn.Module:
-    """Weights drawn on the CPU from `seed`, alike for every description of one key; other draws are not disturbed."""
-    with _GENERATOR, torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        model = build(arch.canonical(), zero_init_residual=recipe.zero_init_residual)
-    for module in model.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            module.momentum = recipe.bn_momentum
-    return model
-
-
-def _optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
-    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]  # batch norm and biases
-    groups = [
-        {"params": weights, "weight_decay": recipe.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    fused = device.type in FUSED
-    return torch.optim.SGD(
-        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True, fused=fused, foreach=not fused
-    )
-
-
-def _resume(training: _Training, checkpoint: Path | None, identity: dict[str, Any]) -> tuple[str, ...]:
-    """Continues from the checkpoint, if there is one of this training; returns what a person should know."""
-    if checkpoint is None:
-        return ()
-    try:
-        content = read_checkpoint(checkpoint)
-    except FileNotFoundError:
-        return ()
-    except DamagedCheckpoint as error:
-        return (f"{error}: moved to {set_aside(checkpoint).name}, training started again",)
-    differing = [name for name, value in identity.items() if content.get(name) != value]
-    if differing:
-        raise ValueError(
-            f"{checkpoint} belongs to another training: its {', '.join(differing)} differ from this one's; "
-            f"name another file, or remove it"
-        )
-    training.restore(content)
-    return (f"continued after epoch {content['epoch']} of {identity['epochs']}",)
-
-
-def _run(
-    training: _Training,
-    data: ImageData,
-    recipe: Recipe,
-    identity: dict[str, Any],
-    checkpoint: Path | None,
-    checkpoint_every_s: float,
-    on_epoch: Callable[[EpochReport], None] | None,
-) -> None:
-    """Trains to the end of the budget or until the loss is bad, saves on the way, evaluates once."""
-    if training.accuracy is not None or training.diverged:
-        return
-
-    def save() -> None:
-        if checkpoint is not None:
-            save_checkpoint(checkpoint, {**identity, **training.state()})
-
-    saved = time.monotonic()
-    while len(training.losses) < identity["epochs"] and not training.diverged:
-        _epoch(training, data, recipe, epochs=identity["epochs"], seed=identity["seed"])
-        if time.monotonic() - saved >= checkpoint_every_s:
-            save()
-            saved = time.monotonic()
-        if on_epoch is not None:
-            try:
-                on_epoch(_report(training, data, identity["epochs"]))
-            except BaseException:  # whoever stops a training here, Ctrl-C included, can go on from this epoch
-                save()
-                raise
-    if not training.diverged:
-        training.accuracy = evaluate(
-            training.model, data.val, data, device=training.device, precision=training.precision
-        )
-    save()
-
-
-def _epoch(training: _Training, data: ImageData, recipe: Recipe, *, epochs: int, seed: int) -> None:
-    """One epoch, whose batches depend on the seed and its number alone; the loss is read once, at its end."""
-    start = time.monotonic()
-    images = on_device(data.train, training.device)
-    epoch = len(training.losses)
-    steps = steps_per_epoch(len(images), recipe.batch_size)
-    drawn = draw(
-        len(images),
-        crop_padding=recipe.crop_padding,
-        horizontal_flip=recipe.horizontal_flip,
-        generator=epoch_generator(seed, epoch),
-    )
-    batches = train_batches(
-        images, Normalise.of(data), drawn, batch_size=recipe.batch_size, crop_padding=recipe.crop_padding
-    )
-    training.model.train()
-    loss_sum = torch.zeros((), device=training.device)
-    for step, (x_BCHW, labels_B) in enumerate(batches, start=epoch * steps):
-        for group in training.optimizer.param_groups:
-            group["lr"] = learning_rate(step, epochs * steps, recipe)
-        x_BCHW = x_BCHW if recipe.channels_last else x_BCHW.contiguous()
-        loss_sum += _step(training, x_BCHW, labels_B, recipe.label_smoothing) * len(labels_B)
-    training.losses.append(float(loss_sum) / len(images))
-    training.seconds += time.monotonic() - start
+def budget_steps(data: ImageData, recipe: Recipe, *, epochs: int | None, steps: int | None) -> int:
+    """A budget in optimiser steps. Raises ValueError unless it is given once, and is at least 1."""
+    given = {name: value for name, value in (("epochs", epochs), ("steps", steps)) if value is not None}
+    if len(given) != 1:
+        raise ValueError(f"a budget must be given in epochs or in steps, but got {given or 'neither'}")
+    (name, value), *_ = given.items()
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, but got {value}")
+    return value if name == "steps" else value * steps_per_epoch(len(data.train), recipe.batch_size)
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
@@ -290,39 +124,156 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]))
 
 
-def _step(training: _Training, x_BCHW: Tensor, labels_B: Tensor, label_smoothing: float) -> Tensor:
-    """One step of gradient descent; returns its loss, still on the device."""
-    with autocast(training.device, training.precision):
-        loss = nn.functional.cross_entropy(training.model(x_BCHW), labels_B, label_smoothing=label_smoothing)
-    training.optimizer.zero_grad(set_to_none=True)
-    training.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    training.scaler.step(training.optimizer)
-    training.scaler.update()
-    return loss.detach()
+@dataclass
+class _Run:
+    """One call of `train`."""
 
+    training: Training
+    arch: Architecture
+    data: ImageData
+    recipe: Recipe
+    seed: int
+    budget: int
+    checkpoint: Path | None
 
-def _images_per_s(training: _Training, data: ImageData) -> float:
-    return len(training.losses) * len(data.train) / training.seconds if training.seconds else 0.0
+    @property
+    def epoch_steps(self) -> int:
+        return steps_per_epoch(len(self.data.train), self.recipe.batch_size)
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to be continued."""
+        own = {"key": self.arch.key, "recipe": self.recipe.to_json(), "seed": self.seed, "data": self.data.digest}
+        return own | {"budget": self.budget if self.recipe.schedule == "cycle" else None}
 
-def _report(training: _Training, data: ImageData, epochs: int) -> EpochReport:
-    speed = _images_per_s(training, data)
-    return EpochReport(len(training.losses), epochs, training.losses[-1], training.seconds, speed)
+    def resume(self) -> tuple[str, ...]:
+        """Continues from the checkpoint, if there is one of this training; returns what a person should know."""
+        if self.checkpoint is None:
+            return ()
+        try:
+            content = read_checkpoint(self.checkpoint)
+        except FileNotFoundError:
+            return ()
+        except DamagedCheckpoint as error:
+            return (f"{error}: moved to {set_aside(self.checkpoint).name}, training started again",)
+        differing = [name for name, value in self.identity.items() if content.get(name) != value]
+        if differing:
+            raise ValueError(
+                f"{self.checkpoint} belongs to another training: its {', '.join(differing)} differ from this one's; "
+                f"name another file, or remove it"
+            )
+        if content["step"] > trunk_steps(self.budget, self.recipe) and self.budget not in content["accuracies"]:
+            raise ValueError(
+                f"{self.checkpoint} is already at step {content['step']}, beyond a budget of {self.budget} steps: "
+                f"ask for a larger one, or name another file"
+            )
+        self.training.restore(content)
+        return (f"continued after step {content['step']} of {self.budget}",)
 
+    def save(self) -> None:
+        if self.checkpoint is not None:
+            save_checkpoint(self.checkpoint, {**self.identity, **self.training.state()})
 
-def _result(training: _Training, data: ImageData, recipe: Recipe, notes: tuple[str, ...]) -> TrainResult:
-    done = len(training.losses)
-    return TrainResult(
-        status="diverged" if training.diverged else "ok",
-        reason=f"the training loss of epoch {done} is {training.losses[-1]}" if training.diverged else None,
-        accuracy=training.accuracy,
-        loss_curve=tuple(training.losses),
-        epochs=done,
-        steps=done * steps_per_epoch(len(data.train), recipe.batch_size),
-        seconds=training.seconds,
-        images_per_s=_images_per_s(training, data),
-        device=str(training.device),
-        precision=training.precision,
-        parameters=sum(parameter.numel() for parameter in training.model.parameters()),
-        notes=notes,
-    )
+    def to_budget(self, checkpoint_every_s: float, on_epoch: Callable[[EpochReport], None] | None) -> None:
+        """Trains to the end of the budget or until the loss is bad, saves on the way, evaluates once."""
+        training = self.training
+        if self.budget in training.accuracies or training.diverged:
+            return
+        saved = time.monotonic()
+        trunk = trunk_steps(self.budget, self.recipe)
+        while training.step < trunk and not training.diverged:
+            self._part(training, trunk)
+            if time.monotonic() - saved >= checkpoint_every_s:
+                self.save()
+                saved = time.monotonic()
+            self._tell(training, on_epoch)
+        if not training.diverged:
+            self._evaluate(on_epoch)
+        self.save()
+
+    def _tell(self, training: Training, on_epoch: Callable[[EpochReport], None] | None) -> None:
+        if on_epoch is not None:
+            try:
+                on_epoch(self._report(training))
+            except BaseException:  # whoever stops a training here, Ctrl-C included, can go on from this step
+                self.save()
+                raise
+
+    def _evaluate(self, on_epoch: Callable[[EpochReport], None] | None) -> None:
+        training = self.training
+        model = training.model
+        if self.recipe.schedule == "branch":
+            branch = training.branch()
+            while branch.step < self.budget and not branch.diverged:
+                self._part(branch, self.budget)
+                self._tell(branch, on_epoch)
+            training.spent, training.seconds, model = branch.spent, branch.seconds, branch.model
+            if branch.diverged:
+                training.losses = branch.losses
+                return
+        elif self.recipe.schedule == "average":
+            model = training.averaged()
+            batches = islice(self._batches(training, epoch=0, first=0), RECALIBRATION)
+            recalibrate(model, batches, device=training.device, precision=training.precision)
+        if model is not training.model:
+            training.evaluated = dict(model.state_dict())
+        accuracy = evaluate(model, self.data.val, self.data, device=training.device, precision=training.precision)
+        training.accuracies[self.budget] = accuracy
+
+    def _part(self, training: Training, stop: int) -> None:
+        """To the end of the epoch or to step `stop`; the loss is read once, at its end."""
+        began = time.monotonic()
+        epoch, first = divmod(training.step, self.epoch_steps)
+        training.model.train()
+        for x_BCHW, labels_B in islice(self._batches(training, epoch, first), stop - training.step):
+            rate = learning_rate(training.step, self.budget, self.recipe)
+            training.take_step(x_BCHW, labels_B, rate, self.recipe.label_smoothing)
+        training.end_part(epoch=epoch, whole=training.step % self.epoch_steps == 0)
+        training.seconds += time.monotonic() - began
+
+    def _batches(self, training: Training, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch from number `first` on; they depend on the seed and the epoch's number alone."""
+        images = on_device(self.data.train, training.device)
+        drawn = draw(
+            len(images),
+            crop_padding=self.recipe.crop_padding,
+            horizontal_flip=self.recipe.horizontal_flip,
+            generator=epoch_generator(self.seed, epoch),
+        )
+        batches = train_batches(
+            images,
+            Normalise.of(self.data),
+            drawn,
+            batch_size=self.recipe.batch_size,
+            crop_padding=self.recipe.crop_padding,
+        )
+        for x_BCHW, labels_B in islice(batches, first, None):
+            yield (x_BCHW if self.recipe.channels_last else x_BCHW.contiguous()), labels_B
+
+    def _images_per_s(self, training: Training) -> float:
+        images = training.spent * len(self.data.train) / self.epoch_steps
+        return images / training.seconds if training.seconds else 0.0
+
+    def _report(self, training: Training) -> EpochReport:
+        epochs = -(-self.budget // self.epoch_steps)
+        speed = self._images_per_s(training)
+        return EpochReport(len(training.losses), epochs, training.losses[-1], training.seconds, speed)
+
+    def result(self, notes: tuple[str, ...]) -> TrainResult:
+        training = self.training
+        begun = len(training.losses)
+        return TrainResult(
+            status="diverged" if training.diverged else "ok",
+            reason=f"the training loss of epoch {begun} is {training.losses[-1]}" if training.diverged else None,
+            accuracy=training.accuracies.get(self.budget),
+            loss_curve=tuple(training.losses),
+            epochs=begun,
+            steps=training.step if training.diverged else self.budget,
+            spent_steps=training.spent,
+            seconds=training.seconds,
+            images_per_s=self._images_per_s(training),
+            device=str(training.device),
+            precision=training.precision,
+            parameters=sum(parameter.numel() for parameter in training.model.parameters()),
+            notes=notes,
+        )

@@ -1,0 +1,57 @@
+"""Accuracy on a split, and batch-norm statistics for weights that were averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from nas.data import ImageData, Split
+from nas.data.batches import Normalise, on_device, plain_batches
+from nas.device import Precision, autocast, resolve_precision
+
+EVAL_BATCH = 512
+
+
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    data: ImageData,
+    *,
+    device: torch.device,
+    batch_size: int = EVAL_BATCH,
+    precision: Precision = "fp32",
+) -> float:
+    """Share (0..1) of the split's images that the model, on `device`, classifies rightly in eval mode.
+
+    `data` gives the normalisation. An image with a logit that is not finite counts as wrong.
+    """
+    if len(split) == 0:
+        raise ValueError("a split to evaluate on needs at least one image, but got 0")
+    was_training = model.training
+    model.eval()
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    with torch.inference_mode(), autocast(device, resolve_precision(precision, device)):
+        for x_BCHW, labels_B in plain_batches(on_device(split, device), Normalise.of(data), batch_size=batch_size):
+            logits_BC = model(x_BCHW)
+            right += ((logits_BC.argmax(dim=1) == labels_B) & logits_BC.isfinite().all(dim=1)).sum()
+    model.train(was_training)
+    return int(right) / len(split)
+
+
+def recalibrate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, device: torch.device, precision: Precision
+) -> None:
+    """Set the running statistics of every batch norm to the mean over `batches` (arXiv:1803.05407, section 3.2)."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean
+    model.train()
+    with torch.no_grad(), autocast(device, precision):
+        for x_BCHW, _ in batches:
+            model(x_BCHW)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
