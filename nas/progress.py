@@ -106,9 +106,10 @@ class Progress:
 def _opening(event: Started) -> tuple[str, str]:
     caps = ", ".join(f"{name} <= {format_count(cap)}" for name, cap in event.caps.items()) or "no caps"
     done = f", {event.finished} of them done" if event.finished else ""
+    (unit, length), *_ = event.budget.items()
     return (
         f"space {event.space}: {event.networks:,} networks, {caps}; objectives {', '.join(event.objectives)}",
-        f"{event.trials} trials, epochs each: {event.epochs}, by {event.sampler}{done} -> {event.folder}",
+        f"{event.trials} trials of {length} {unit} each, by {event.sampler}{done} -> {event.folder}",
     )
 
 

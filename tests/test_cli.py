@@ -195,6 +195,15 @@ def test_the_same_command_adds_nothing_and_more_trials_add_their_number(
     pd.testing.assert_frame_equal(after.iloc[:4], before)
 
 
+def test_a_budget_may_be_given_in_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("search", "--space", "tiny", "--trials", "1", "--train-images", "150", "--out", tmp_path)
+    assert run(*command, "--steps", "5") == 0
+    assert "1 trials of 5 steps each" in capsys.readouterr().out
+    assert json.loads((tmp_path / "tiny-digits/trials/0/result.json").read_text())["steps"] == 5
+    assert run(*command, "--steps", "6") == 2
+    assert "config.steps: 5 -> 6" in capsys.readouterr().err
+
+
 def test_a_changed_space_is_refused_with_the_difference(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,6 +225,11 @@ def test_a_changed_space_is_refused_with_the_difference(
         (("--max-macs", "many"), "max_macs"),
         (("--max-macs", "1k"), "smallest"),
         (("--trials", "0"), "trials = 0"),
+        (("--steps", "0"), "steps = 0"),
+        (
+            ("--steps", "9", "--epochs", "2"),
+            "steps = 9: a budget is given in epochs or in steps, but epochs is 2 as well",
+        ),
         (("--study", "../elsewhere"), "study"),
         (("--device", "abacus"), "abacus"),
         (("--recipe", "cake"), "recipe"),

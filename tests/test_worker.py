@@ -38,7 +38,7 @@ def spec(**changes: Any) -> dict[str, Any]:
         "genotype": {},
         "cost": {"macs": 1, "params": 1, "activations": 1},
         "seed": 3,
-        "epochs": 1,
+        "budget": {"epochs": 1},
         "recipe": RECIPES["digits"].to_json(),
         "data": DATA,
         "device": "cpu",

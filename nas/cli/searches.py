@@ -24,7 +24,8 @@ def search(
     ] = None,
     study: Annotated[str | None, typer.Option(help="Name of the run. [space, or space-data]")] = None,
     trials: Annotated[int | None, typer.Option(help="Trainings to reach, those of earlier calls included.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of each training.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of each training. [3]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps of each training, in place of epochs.")] = None,
     objectives: Annotated[
         str | None, typer.Option(help="accuracy and one to three of macs, params, activations. [accuracy,macs]")
     ] = None,
@@ -59,6 +60,7 @@ def search(
         "study": study,
         "trials": trials,
         "epochs": epochs,
+        "steps": steps,
         "objectives": objectives,
         "max_macs": max_macs,
         "max_params": max_params,

@@ -19,7 +19,7 @@ class ScoredExecutor(InlineExecutor):
 
         def evaluate(spec: Spec, folder: Path) -> Result:
             started = record.now()
-            outcome: dict[str, Any] = {"epochs": spec["epochs"], "seconds": seconds, "device": "scored"}
+            outcome: dict[str, Any] = {**spec["budget"], "seconds": seconds, "device": "scored"}
             try:
                 outcome |= {"status": "ok", "accuracy": float(score(spec))}
             except Exception as error:

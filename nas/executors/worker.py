@@ -59,7 +59,7 @@ def _train(spec: Spec, folder: Path) -> dict[str, Any]:
         Architecture.from_json(spec["arch"]),
         load(**spec["data"]),  # the data layer keeps the last sets of a process in memory
         Recipe.from_json(spec["recipe"]),
-        epochs=spec["epochs"],
+        **spec["budget"],
         seed=spec["seed"],
         device=spec["device"],
         checkpoint=folder / "checkpoint.pt",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from nas.checked import checked
 from nas.pareto import COSTS, DIRECTIONS
@@ -32,6 +32,8 @@ class SearchConfig(BaseModel):
     """Finished trainings to reach, failed ones included; a resumed search counts those it has."""
     epochs: int = Field(3, ge=1)
     """Epochs of each training."""
+    steps: int | None = Field(None, ge=1)
+    """Optimiser steps of each training, in place of epochs."""
     objectives: tuple[str, ...] = ("accuracy", "macs")
     """Accuracy and one to three of macs, params, activations."""
     max_macs: Count | None = None
@@ -71,6 +73,18 @@ class SearchConfig(BaseModel):
         if value not in SAMPLERS:
             raise ValueError(f"the sampler must be one of {', '.join(SAMPLERS)}")
         return value
+
+    @field_validator("steps")
+    @classmethod
+    def _steps(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and "epochs" in info.data and info.data["epochs"] != cls.model_fields["epochs"].default:
+            raise ValueError(f"a budget is given in epochs or in steps, but epochs is {info.data['epochs']} as well")
+        return value
+
+    @property
+    def budget(self) -> dict[str, int]:
+        """How long each training lasts, as `nas.train.train` takes it."""
+        return {"epochs": self.epochs} if self.steps is None else {"steps": self.steps}
 
     @property
     def caps(self) -> dict[str, int]:

@@ -330,7 +330,7 @@ class _Search:
             "genotype": row.genotype,
             "cost": row.cost,
             "seed": derived_seed("train", self._config.seed, row.number),
-            "epochs": self._config.epochs,
+            "budget": self._config.budget,
             "recipe": self._plan.recipe,
             "data": self._plan.data_settings,
             "device": self._config.device,
@@ -424,7 +424,7 @@ class _Search:
             objectives=self._config.objectives,
             caps=self._plan.caps,
             sampler=self._config.sampler,
-            epochs=self._config.epochs,
+            budget=self._config.budget,
             trials=self._config.trials,
             finished=self._finished,
         )

@@ -20,7 +20,8 @@ class Started:
     objectives: tuple[str, ...]
     caps: dict[str, int]
     sampler: str
-    epochs: int
+    budget: dict[str, int]
+    """Of each training: epochs or steps."""
     trials: int
     """Finished trainings to reach."""
     finished: int

@@ -1,0 +1,68 @@
+"""The fidelity benchmark: its arithmetic on rows that are known, and a small real run that goes on where it stopped."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "fidelity.py"
+
+
+@pytest.fixture(scope="module")
+def fidelity() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("fidelity", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fidelity"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_ranks_are_compared_between_seeds_only(fidelity: ModuleType) -> None:
+    """Four networks: the longest trainings of both seeds agree, a short one of seed 0 is reversed, of seed 1 right."""
+    rows = []
+    for place, key in enumerate("abcd"):
+        for seed in (0, 1):
+            rows.append(fidelity.Row("band", key, 100 + place, seed, "cycle", 40, 60, 0.5 + 0.1 * place, 1.0))
+            short = 0.5 - 0.1 * place if seed == 0 else 0.5 + 0.1 * place
+            rows.append(fidelity.Row("band", key, 100 + place, seed, "branch", 20, 20, short, 1.0))
+    lines = fidelity.section("band", rows)
+    assert "| MACs alone | 0 | 0 | 1.00 | 1.00 |" in lines
+    assert "| cycle (the ceiling) | 40 | 60 | 1.00 | 1.00 |" in lines
+    assert "| branch | 20 | 20 | 0.00 | 0.00 |" in lines  # the mean of -1 and 1
+    assert "too few" in fidelity.section("band", rows[:4])[0]
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    how = [
+        "--rows",
+        rows,
+        "--space",
+        "tiny",
+        "--networks",
+        "3",
+        "--images",
+        "60",
+        "--budgets",
+        "2,4",
+        "--band-quantile",
+        "0.4",
+    ]
+    command = [sys.executable, str(SCRIPT), *map(str, how), "--schedules", "branch,cycle", "--device", "cpu"]
+    first = subprocess.run(command, capture_output=True, text=True, check=True)
+    whole = rows.read_text()
+    assert len(whole.splitlines()) == 1 + 2 * 3 * 2 * 2 * 2  # regimes, networks, seeds, schedules, budgets
+    assert "| branch | 4 | 5 |" in first.stdout  # a trunk of 3 steps, branches of 1 and 1 after 1 and 3
+    rows.write_text("\n".join(whole.splitlines()[:-2]) + "\n")
+    subprocess.run(command, capture_output=True, text=True, check=True)
+
+    def known(text: str) -> set[str]:
+        return {line.rpartition(",")[0] for line in text.splitlines()}  # all but the seconds
+
+    assert known(rows.read_text()) == known(whole)
