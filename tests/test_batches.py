@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +14,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.data import Split
-from nas.data.batches import Draw, Normalise, draw, on_device, plain_batches, steps_per_epoch, train_batches
+from nas.data import Split, batches
+from nas.data.batches import (
+    DeviceImages,
+    Draw,
+    Normalise,
+    StreamedImages,
+    _one_ahead,
+    draw,
+    on_device,
+    plain_batches,
+    steps_per_epoch,
+    train_batches,
+)
 
 CPU = torch.device("cpu")
 PLAIN = Normalise(mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
@@ -30,9 +45,9 @@ def seeded(seed: int) -> torch.Generator:
 
 def epoch(split: Split, drawn: Draw, *, padding: int, batch_size: int = 4) -> tuple[NDArray[np.float32], list[int]]:
     """All batches of an epoch joined, as NHWC."""
-    batches = list(train_batches(on_device(split, CPU), PLAIN, drawn, batch_size=batch_size, crop_padding=padding))
-    images = torch.cat([x_BCHW for x_BCHW, _ in batches]).permute(0, 2, 3, 1).numpy()
-    return images, torch.cat([labels_B for _, labels_B in batches]).tolist()
+    parts = list(train_batches(on_device(split, CPU), PLAIN, drawn, batch_size=batch_size, crop_padding=padding))
+    images = torch.cat([x_BCHW for x_BCHW, _ in parts]).permute(0, 2, 3, 1).numpy()
+    return images, torch.cat([labels_B for _, labels_B in parts]).tolist()
 
 
 def slow_reference(split: Split, drawn: Draw, padding: int) -> NDArray[np.uint8]:
@@ -96,11 +111,11 @@ def test_batches_are_channels_last_and_float32(channels: int) -> None:
     images = on_device(split, CPU)
     normalise = Normalise((0.5,) * channels, (0.25,) * channels)
     drawn = draw(6, crop_padding=1, horizontal_flip=True, generator=seeded(0))
-    batches = [
+    parts = [
         *train_batches(images, normalise, drawn, batch_size=3, crop_padding=1),
         *plain_batches(images, normalise, batch_size=4),
     ]
-    for x_BCHW, labels_B in batches:
+    for x_BCHW, labels_B in parts:
         assert x_BCHW.shape == (len(labels_B), channels, 4, 4)
         assert x_BCHW.dtype == torch.float32
         assert x_BCHW.stride() == (16 * channels, 1, 4 * channels, channels)
@@ -118,11 +133,11 @@ def test_normalised_pixels_and_black_padding() -> None:
 
 def test_plain_batches_keep_order_and_every_image() -> None:
     split = random_split(7, 3)
-    batches = list(plain_batches(on_device(split, CPU), PLAIN, batch_size=3))
-    assert [len(labels_B) for _, labels_B in batches] == [3, 3, 1]
-    joined: Tensor = torch.cat([x_BCHW for x_BCHW, _ in batches])
+    parts = list(plain_batches(on_device(split, CPU), PLAIN, batch_size=3))
+    assert [len(labels_B) for _, labels_B in parts] == [3, 3, 1]
+    joined: Tensor = torch.cat([x_BCHW for x_BCHW, _ in parts])
     assert np.array_equal(joined.permute(0, 2, 3, 1).numpy().round(), split.images_NHWC)
-    assert torch.cat([labels_B for _, labels_B in batches]).tolist() == split.labels.tolist()
+    assert torch.cat([labels_B for _, labels_B in parts]).tolist() == split.labels.tolist()
 
 
 @given(images=st.integers(2, 200), batch_size=st.integers(2, 70))
@@ -143,3 +158,114 @@ def test_too_few_images_for_batch_norm_are_refused(images: int, batch_size: int)
 def test_images_go_to_a_device_once() -> None:
     split = random_split(4, 3)
     assert on_device(split, CPU) is on_device(split, CPU)
+
+
+# streamed
+
+
+def mapped_split(folder: Path, split: Split, rows: NDArray[np.int64] | None = None) -> Split:
+    """The same images, or some rows of them, mapped from a file."""
+    np.save(folder / "images.npy", split.images_NHWC)
+    labels = split.labels if rows is None else split.labels[rows]
+    return Split(np.load(folder / "images.npy", mmap_mode="r"), labels, rows=rows)
+
+
+def equal(ones: Iterable[tuple[Tensor, Tensor]], others: Iterable[tuple[Tensor, Tensor]]) -> bool:
+    """Bit for bit, with the same layout, and as many."""
+    return all(
+        torch.equal(x, y) and x.stride() == y.stride() and torch.equal(a, b)
+        for (x, a), (y, b) in zip(ones, others, strict=True)
+    )
+
+
+ODD = Normalise(mean=(0.1, 0.2, 0.3), std=(0.7, 0.11, 0.13))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    images=st.integers(2, 20),
+    size=st.integers(1, 6),
+    padding=st.integers(0, 7),
+    batch_size=st.integers(2, 9),
+    seed=st.integers(0, 999),
+    share=st.floats(0, 1),
+)
+def test_streamed_batches_are_the_resident_ones(
+    images: int, size: int, padding: int, batch_size: int, seed: int, share: float
+) -> None:
+    """Also for rows of a pool, and from the middle of an epoch on."""
+    whole = random_split(images + 5, size, seed=seed)
+    rows = np.random.default_rng(seed).permutation(images + 5)[:images]
+    split = Split(whole.images_NHWC, whole.labels[rows], rows=rows)
+    resident, streamed = (on_device(split, CPU, resident=choice) for choice in (True, False))
+    assert isinstance(resident, DeviceImages) and isinstance(streamed, StreamedImages)
+    assert equal(*(plain_batches(each, ODD, batch_size=batch_size) for each in (resident, streamed)))
+    drawn = draw(images, crop_padding=padding, horizontal_flip=True, generator=seeded(seed))
+    how: dict[str, Any] = {"batch_size": batch_size, "crop_padding": padding}
+    every = list(train_batches(resident, ODD, drawn, **how))
+    assert equal(every, train_batches(streamed, ODD, drawn, **how))
+    first = round(share * len(every))
+    for each in (resident, streamed):
+        assert equal(every[first:], train_batches(each, ODD, drawn, **how, first=first))
+
+
+def test_the_batches_before_the_first_are_not_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = random_split(12, 2)
+    asked: list[int] = []
+    original = Split.gather
+
+    def counting(self: Split, indices: NDArray[np.int64], out: Any = None) -> Any:
+        asked.extend(indices.tolist())
+        return original(self, indices, out)
+
+    monkeypatch.setattr(Split, "gather", counting)
+    drawn = draw(12, crop_padding=0, horizontal_flip=False, generator=seeded(0))
+    images = on_device(split, CPU, resident=False)
+    list(train_batches(images, PLAIN, drawn, batch_size=4, crop_padding=0, first=2))
+    assert asked == drawn.order[8:].tolist()
+
+
+def test_a_split_is_streamed_where_it_does_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """300 bytes fit when half of what is free is as much; a mapped file is never copied to the CPU."""
+    for free, kind in ((600, DeviceImages), (599, StreamedImages), (None, DeviceImages)):
+        monkeypatch.setattr(batches, "available_memory_bytes", lambda free=free: free)
+        assert type(on_device(random_split(4, 5), CPU)) is kind
+    split = mapped_split(tmp_path, random_split(4, 5))
+    assert isinstance(on_device(split, CPU), StreamedImages)
+    assert isinstance(on_device(split, CPU, resident=True), DeviceImages)
+
+
+def test_a_copy_in_many_parts_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = random_split(11, 3)
+    monkeypatch.setattr(batches, "COPY_BYTES", 3 * 27)
+    parts = plain_batches(on_device(split, CPU, resident=True), PLAIN, batch_size=11)
+    assert np.array_equal(next(parts)[0].permute(0, 2, 3, 1).numpy().round(), split.images_NHWC)
+
+
+def test_the_next_batch_is_made_while_the_present_one_is_used() -> None:
+    """For CUDA: in order, one ahead and no more, and a failure comes out where its batch would have."""
+    made: list[int] = []
+
+    def work(part: Tensor) -> Tensor:
+        made.append(int(part))
+        if part == 3:
+            raise OSError("the disk fails")
+        return part * 10
+
+    ahead = _one_ahead(work, list(torch.arange(5)))
+    assert int(next(ahead)) == 0
+    assert made[0] == 0 and set(made) <= {0, 1}
+    assert [int(next(ahead)), int(next(ahead))] == [10, 20]
+    with pytest.raises(OSError, match="the disk fails"):
+        next(ahead)
+    assert list(_one_ahead(work, [])) == []
+
+
+def test_rows_choose_and_order_the_images_of_a_pool(tmp_path: Path) -> None:
+    pool = random_split(6, 2)
+    rows = np.array([4, 0, 5])
+    split = mapped_split(tmp_path, pool, rows)
+    assert np.array_equal(split.images_NHWC, pool.images_NHWC[rows])
+    assert np.array_equal(split.gather(np.array([2, 0])), pool.images_NHWC[[5, 4]])
+    with pytest.raises(ValueError, match="3 images need as many labels, but got 2"):
+        Split(pool.images_NHWC, pool.labels[:2], rows=rows)

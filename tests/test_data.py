@@ -178,10 +178,10 @@ def test_a_relative_path_means_the_present_folder(tmp_path: Path, monkeypatch: p
 
 def test_statistics_are_those_of_the_train_pixels() -> None:
     images = np.random.default_rng(0).integers(0, 256, (7, 5, 5, 3)).astype(np.uint8)
-    mean, std = channel_statistics(images)
+    mean, std = channel_statistics(Split(images, np.zeros(7, np.int64)))
     assert mean == pytest.approx((images / 255).mean(axis=(0, 1, 2)))
     assert std == pytest.approx((images / 255).std(axis=(0, 1, 2)))
-    assert channel_statistics(np.zeros((1, 2, 2, 1), np.uint8)) == ((0.0,), (1 / 255,))
+    assert channel_statistics(Split(np.zeros((1, 2, 2, 1), np.uint8), np.zeros(1, np.int64))) == ((0.0,), (1 / 255,))
 
 
 # arrays in an .npz

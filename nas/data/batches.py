@@ -1,4 +1,7 @@
-"""Images that live on the device, and their batches: cropped, flipped and normalised there, in channels_last order.
+"""Batches of a split, cropped, flipped and normalised on the device, in channels_last order.
+
+The images live on the device where they fit; else each batch's pixels are gathered on the host and follow one ahead of
+their use. The batches are the same bit for bit.
 
 A crop with a flip is one gather of whole pixels from a flat table, which gives (B, H, W, C), that is channels_last.
 Padding is black (pixel value 0 before normalisation), as in torchvision's RandomCrop.
@@ -7,14 +10,24 @@ Letters in shapes: N images, P = N * S * S + 1 pixels, B batch, C channels, S = 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nas.data.images import ImageData, Split
+from nas.machine import available_memory_bytes
+
+FREE_SHARE = {"cpu": 0.5, "cuda": 0.6, "mps": 0.5}
+"""Share of the free memory that one split may take: the rest is for the networks, and for the next split."""
+COPY_BYTES = 64 * 2**20
+"""Pixels that are on their way to the device at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,15 +45,96 @@ class DeviceImages:
     def device(self) -> torch.device:
         return self.pixels_PC.device
 
+    def tables(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each part, indices (B) of images: a pixel table with a black last row, and the images' places in it."""
+        cuts = [0, *accumulate(map(len, parts))]
+        places = torch.cat(list(parts)).to(self.device) if parts else None  # one copy for all of them
+        return ((self.pixels_PC, places[start:stop]) for start, stop in pairwise(cuts) if places is not None)
+
+    def blocks(self, batch_size: int) -> Iterator[Tensor]:
+        """The pixels (B * H * W, C) of all images in order."""
+        area = self.size**2
+        for start in range(0, len(self), batch_size):
+            yield self.pixels_PC[start * area : min(start + batch_size, len(self)) * area]
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedImages:
+    """A split that stays in the host's memory or in its file; only the pixels of one batch after another come over."""
+
+    split: Split
+    labels_N: Tensor  # noqa: N815
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    @property
+    def device(self) -> torch.device:
+        return self.labels_N.device
+
+    @property
+    def size(self) -> int:
+        return self.split.size
+
+    def tables(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """As those of DeviceImages, each table of one part only."""
+        gathered = map(self._gather, parts) if self.device.type == "cpu" else _one_ahead(self._gather, parts)
+        for pixels_PC, part in zip(gathered, parts, strict=True):
+            yield pixels_PC.to(self.device, non_blocking=True), torch.arange(len(part), device=self.device)
+
+    def blocks(self, batch_size: int) -> Iterator[Tensor]:
+        parts = [torch.arange(len(self))[start : start + batch_size] for start in range(0, len(self), batch_size)]
+        return (pixels_PC[:-1] for pixels_PC, _ in self.tables(parts))
+
+    def _gather(self, indices_B: Tensor) -> Tensor:
+        """In pinned memory for CUDA: torch gives it out again only when the copy that reads it is done."""
+        shape = (len(indices_B), self.size, self.size, self.split.channels)
+        pixels_PC = torch.empty(
+            math.prod(shape[:3]) + 1, shape[3], dtype=torch.uint8, pin_memory=self.device.type == "cuda"
+        )
+        pixels_PC[-1] = 0
+        self.split.gather(indices_B.numpy(), pixels_PC[:-1].view(shape).numpy())
+        return pixels_PC
+
+
+Images = DeviceImages | StreamedImages
+
+
+def _one_ahead(work: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> Iterator[Tensor]:
+    """`work` of each part in order; that of the next is done in a thread while the present one is used."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        waiting: list[Future[Tensor]] = []
+        for part in parts:
+            waiting.append(thread.submit(work, part))
+            if len(waiting) > 1:
+                yield waiting.pop(0).result()
+        yield from (last.result() for last in waiting)
+
 
 @lru_cache(maxsize=4)  # train and validation of two sets; every trial of a process shares them
-def on_device(split: Split, device: torch.device) -> DeviceImages:
-    """The split's images and labels, copied to the device once."""
-    channels = split.images_NHWC.shape[3]
-    pixels_PC = torch.zeros(split.images_NHWC.size // channels + 1, channels, dtype=torch.uint8)
-    pixels_PC[:-1] = torch.tensor(split.images_NHWC).view(-1, channels)
-    labels_N = torch.tensor(split.labels)
-    return DeviceImages(pixels_PC.to(device), labels_N.to(device), int(split.images_NHWC.shape[1]))
+def on_device(split: Split, device: torch.device, *, resident: bool | None = None) -> Images:
+    """The split for batches on the device: copied there once, or streamed.
+
+    resident: whether to copy; None: where the pixels fit into FREE_SHARE of the memory that is free now. On the CPU a
+    mapped file is never copied: the system keeps its pages in memory, once for all processes.
+    """
+    labels_N = torch.tensor(split.labels, device=device)
+    if not (_fits(split, device) if resident is None else resident):
+        return StreamedImages(split, labels_N)
+    area, channels = split.size**2, split.channels
+    pixels_PC = torch.zeros(len(split) * area + 1, channels, dtype=torch.uint8, device=device)
+    for indices in np.array_split(np.arange(len(split)), -(-split.nbytes // COPY_BYTES) or 1):
+        if len(indices):
+            rows = slice(int(indices[0]) * area, (int(indices[-1]) + 1) * area)
+            pixels_PC[rows] = torch.from_numpy(split.gather(indices)).view(-1, channels).to(device)
+    return DeviceImages(pixels_PC, labels_N, split.size)
+
+
+def _fits(split: Split, device: torch.device) -> bool:
+    if device.type == "cpu" and split.is_mapped:
+        return False
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory_bytes()
+    return free is None or split.nbytes <= FREE_SHARE[device.type] * free
 
 
 @dataclass(frozen=True)
@@ -94,38 +188,41 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 
 
 def train_batches(
-    images: DeviceImages, normalise: Normalise, drawn: Draw, *, batch_size: int, crop_padding: int
+    images: Images, normalise: Normalise, drawn: Draw, *, batch_size: int, crop_padding: int, first: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """An epoch of (x_BCHW float32 channels_last, labels_B): every image once, in the drawn order, crop and flip."""
+    """An epoch of (x_BCHW float32 channels_last, labels_B): every image once, in the drawn order, crop and flip.
+
+    first: the batch, counted from 0, to begin with; the ones before it are not computed.
+    """
     factor, shift = normalise.to(images.device)
     steps = steps_per_epoch(len(images), batch_size)
-    drawn = drawn.to(images.device)
-    parts = (choice.tensor_split(steps) for choice in (drawn.order, drawn.top, drawn.left, drawn.flip))
-    for order_B, top_B, left_B, flip_B in zip(*parts, strict=True):
-        rows_BHW = _pixel_rows(images, order_B, top_B - crop_padding, left_B - crop_padding, flip_B)
-        pixels_PC = images.pixels_PC.index_select(0, rows_BHW.view(-1))
+    assert 0 <= first <= steps
+    moved = drawn.to(images.device)
+    parts = (choice.tensor_split(steps)[first:] for choice in (moved.order, moved.top, moved.left, moved.flip))
+    tables = images.tables(drawn.order.tensor_split(steps)[first:])
+    for (table_PC, place_B), order_B, top_B, left_B, flip_B in zip(tables, *parts, strict=True):
+        rows_BHW = _pixel_rows(
+            images.size, place_B, top_B - crop_padding, left_B - crop_padding, flip_B, len(table_PC) - 1
+        )
+        pixels_PC = table_PC.index_select(0, rows_BHW.view(-1))
         yield _image(pixels_PC, images.size, factor, shift), images.labels_N[order_B]
 
 
-def plain_batches(images: DeviceImages, normalise: Normalise, *, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def plain_batches(images: Images, normalise: Normalise, *, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """(x_BCHW float32 channels_last, labels_B) in order and only normalised; the last may be smaller."""
     factor, shift = normalise.to(images.device)
-    area = images.size**2
-    for start in range(0, len(images), batch_size):
-        labels_B = images.labels_N[start : start + batch_size]
-        pixels_PC = images.pixels_PC[start * area : (start + len(labels_B)) * area]
-        yield _image(pixels_PC, images.size, factor, shift), labels_B
+    for start, pixels_PC in zip(range(0, len(images), batch_size), images.blocks(batch_size), strict=True):
+        yield _image(pixels_PC, images.size, factor, shift), images.labels_N[start : start + batch_size]
 
 
-def _pixel_rows(images: DeviceImages, order_B: Tensor, down_B: Tensor, right_B: Tensor, flip_B: Tensor) -> Tensor:
-    """(B, H, W): for each output pixel its row in the pixel table, the last (black) row outside the image."""
-    size = images.size
-    line = torch.arange(size, device=images.device)
+def _pixel_rows(size: int, place_B: Tensor, down_B: Tensor, right_B: Tensor, flip_B: Tensor, black: int) -> Tensor:
+    """(B, H, W): for each output pixel its row in the pixel table, the row `black` outside the image."""
+    line = torch.arange(size, device=place_B.device)
     y_BH1 = (line + down_B[:, None])[:, :, None]
     x_B1W = (torch.where(flip_B[:, None], size - 1 - line, line) + right_B[:, None])[:, None, :]
     inside_BHW = (y_BH1 >= 0) & (y_BH1 < size) & (x_B1W >= 0) & (x_B1W < size)
-    rows_BHW = order_B[:, None, None] * size**2 + y_BH1 * size + x_B1W
-    return torch.where(inside_BHW, rows_BHW, len(images.pixels_PC) - 1)
+    rows_BHW = place_B[:, None, None] * size**2 + y_BH1 * size + x_B1W
+    return torch.where(inside_BHW, rows_BHW, black)
 
 
 def _image(pixels_PC: Tensor, size: int, factor: Tensor, shift: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ With train/ and test/ (or val/) inside, train/ serves train and validation, and 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,26 +16,51 @@ from nas.data.pictures import Picture, all_grey, decode, picture_reader
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
+@dataclass(frozen=True)
+class ClassFolders:
+    """Where the pictures of the two splits lie, and the classes, which are those of train in sorted order."""
+
+    root: Path
+    train_root: Path
+    test_root: Path | None
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, root: Path) -> ClassFolders:
+        """Raises ValueError for fewer than two classes."""
+        train_root, test_root = _split_roots(root)
+        classes = tuple(folder.name for folder in _subfolders(train_root))
+        if len(classes) < 2:
+            raise ValueError(f"{train_root} must have a folder for each of at least 2 classes, but has {len(classes)}")
+        return cls(root, train_root, test_root, classes)
+
+    def train(self) -> tuple[list[Picture], Labels]:
+        """Raises ValueError naming a class without pictures."""
+        return _scan(self.train_root, self.root, self.classes)
+
+    def test(self) -> tuple[list[Picture], Labels]:
+        """No pictures where there is no test split. Raises ValueError also for a class that train lacks."""
+        if self.test_root is None:
+            return [], np.zeros(0, np.int64)
+        return _scan(self.test_root, self.root, self.classes)
+
+
 def read_folder(root: Path, image_size: int) -> Source:
     """Raises ValueError for fewer than two classes, or naming a class without pictures."""
-    train_root, test_root = _split_roots(root)
-    classes = tuple(folder.name for folder in _subfolders(train_root))
-    if len(classes) < 2:
-        raise ValueError(f"{train_root} must have a folder for each of at least 2 classes, but has {len(classes)}")
-    pictures, labels = _scan(train_root, root, classes)
+    found = ClassFolders.of(root)
+    pictures, labels = found.train()
     grey = all_grey(pictures)
 
     def read_test() -> Split:
-        assert test_root is not None
-        files, test_labels = _scan(test_root, root, classes)
+        files, test_labels = found.test()
         return decode(files, test_labels, size=image_size, grey=grey)
 
     return Source(
         name=root.resolve().name,
         labels=labels,
-        classes=classes,
+        classes=found.classes,
         read=picture_reader(pictures, labels, size=image_size, grey=grey),
-        read_test=read_test if test_root is not None else None,
+        read_test=read_test if found.test_root is not None else None,
     )
 
 

@@ -59,9 +59,8 @@ def decode(pictures: Sequence[Picture], labels: Labels, *, size: int | None, gre
     kept: list[int] = []
     skipped: list[str] = []
     for index, picture in enumerate(pictures):
-        try:
-            image_HWC = _decode_one(picture, size, grey)
-        except BROKEN:
+        image_HWC = decode_one(picture, size=size, grey=grey)
+        if image_HWC is None:
             skipped.append(picture.name)
             continue
         if images_NHWC is None:
@@ -78,12 +77,16 @@ def decode(pictures: Sequence[Picture], labels: Labels, *, size: int | None, gre
     return Split(images_NHWC[: len(kept)], labels[kept], tuple(skipped))
 
 
-def _decode_one(picture: Picture, size: int | None, grey: bool) -> Pixels:
-    with picture.open() as opened:
+def decode_one(picture: Picture, *, size: int | None, grey: bool) -> Pixels | None:
+    """The picture as `decode` gives it, uint8 (H, W, C); None if it is broken."""
+    try:
+        with picture.open() as opened:
+            if size is not None:
+                opened.draft(None, (2 * size, 2 * size))  # the JPEG decoder drops detail that the resize would drop
+            image = ImageOps.exif_transpose(opened).convert("L" if grey else "RGB")
         if size is not None:
-            opened.draft(None, (2 * size, 2 * size))  # lets the JPEG decoder drop detail that the resize would drop
-        image = ImageOps.exif_transpose(opened).convert("L" if grey else "RGB")
-    if size is not None:
-        image = ImageOps.fit(image, (size, size), method=Resampling.BICUBIC)
+            image = ImageOps.fit(image, (size, size), method=Resampling.BICUBIC)
+    except BROKEN:
+        return None
     pixels = np.asarray(image)
     return pixels[:, :, None] if grey else pixels
