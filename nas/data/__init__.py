@@ -1,6 +1,6 @@
-"""What a search sees: images and labels in memory, with a validation split held out of train and test left untouched.
+"""What a search sees: images and labels, with a validation split held out of train and test left untouched.
 
-A set is the embedded digits, an .npz file, a folder of class folders, or a torchvision set by name.
+A set is the embedded digits, an .npz file, a folder of class folders, a prepared set, or a torchvision set by name.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.data import folders
+from nas.data import folders, prepared
 from nas.data.digits import read_digits
 from nas.data.images import ImageData, Source, Split
 from nas.data.npz import read_npz
@@ -28,7 +28,10 @@ def load(
     seed: int = 0,
     train_images: int | None = None,
 ) -> ImageData:
-    """The data set `source`, split by `seed`: "digits", a torchvision name, an .npz file or a folder of class folders.
+    """The data set `source`, split by `seed`.
+
+    source: "digits", a torchvision name, an .npz file, a folder of class folders, or what `nas data prepare` made of
+    one: the same images, mapped from their file instead of read into memory.
 
     image_size: pixels a side to which a folder's pictures are brought, needed there; other sources keep their size.
     val_fraction: share of train held out for validation, above 0 and below 1, stratified by class.
@@ -58,11 +61,11 @@ def _locate(source: str) -> tuple[Path | None, tuple[int, ...]]:
         return None, ()
     path = Path(source).expanduser().absolute()
     if path.is_dir():
-        return path, folders.stamp(path)
+        return path, prepared.stamp(path) if prepared.is_prepared(path) else folders.stamp(path)
     if path.is_file() and path.suffix == ".npz":
         stat = path.stat()
         return path, (stat.st_mtime_ns, stat.st_size)
-    known = f"digits, {', '.join(SETS)}, the path of an .npz file or of a folder of class folders"
+    known = f"digits, {', '.join(SETS)}, the path of an .npz file, of a folder of class folders or of a prepared set"
     problem = "is a file of another kind" if path.is_file() else "is neither a known name nor an existing path"
     raise ValueError(f"data must be one of {known}, but {source!r} {problem}")
 
@@ -93,6 +96,8 @@ def _read(source: str, place: Path | None, image_size: int | None) -> Source:
         return read_digits() if source == "digits" else read_set(source)
     if place.is_file():
         return read_npz(place)
+    if prepared.is_prepared(place):
+        return prepared.read_prepared(place)
     if image_size is None:
         raise ValueError(f"the pictures of the folder {source} need an image_size, but none is given")
     return folders.read_folder(place, image_size)
