@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from nas.arch import GENES
 from nas.cost.formula import Cost, cost
 from nas.cost.landscape import GeneEffect, Survey
 from nas.pareto import COSTS, costs_of
-from nas.units import format_count
+from nas.units import format_count, format_seconds
 
 if TYPE_CHECKING:
     from nas.cost.latency import Latency
@@ -27,6 +29,36 @@ def console() -> Console:
     """Tables keep their width in a log, so that no column is cut where nobody can widen the window."""
     found = Console()
     return found if found.is_terminal else Console(width=160)
+
+
+class Counter:
+    """Progress of counted work: a bar on a terminal, a plain line for each tenth of it elsewhere."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._begun = time.monotonic()
+        screen = console()
+        self._bar = None
+        if screen.is_terminal and not screen.is_dumb_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=screen, transient=True)
+            self._task = self._bar.add_task(what)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, done: int, total: int) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total)
+        elif 10 * done // total > 10 * (done - 1) // total:
+            left = (time.monotonic() - self._begun) * (total - done) / done
+            print(f"{self._what}: {done:,} of {total:,}, about {format_seconds(left)} left", flush=True)
 
 
 def shown(name: str, value: Any) -> str:

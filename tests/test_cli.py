@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer import Typer
 
 import nas.cli
 from nas import __version__
@@ -21,9 +22,16 @@ from nas.space import SearchSpace, shipped_spaces
 from nas.zoo import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = [
-    str(command.name or command.callback.__name__) for command in nas.cli.app.registered_commands if command.callback
-]
+
+
+def commands(app: Typer, prefix: str = "") -> list[str]:
+    """What can be typed after `nas`, as in "data prepare"."""
+    own = [prefix + str(verb.name or verb.callback.__name__) for verb in app.registered_commands if verb.callback]
+    groups = [found.typer_instance for found in app.registered_groups if found.typer_instance is not None]
+    return own + [name for group in groups for name in commands(group, f"{prefix}{group.info.name} ")]
+
+
+COMMANDS = commands(nas.cli.app)
 
 
 def run(*words: str | Path) -> int:
@@ -271,7 +279,7 @@ def test_settings_come_from_a_file_and_options_win(tmp_path: Path) -> None:
 def test_every_command_has_help_with_examples_and_stands_in_the_readme(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(name, "--help") == 0
+    assert run(*name.split(), "--help") == 0
     assert f"nas {name} " in capsys.readouterr().out
     assert f"nas {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
 

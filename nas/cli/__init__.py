@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from nas import __version__
+from nas.cli import data
 from nas.cli.networks import cost, latency
 from nas.cli.runs import export, front, report
 from nas.cli.searches import search
@@ -67,3 +68,4 @@ def _options(
 
 for verb in VERBS:
     app.command()(verb)
+app.add_typer(data.app)

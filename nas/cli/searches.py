@@ -20,7 +20,7 @@ def search(
     space: Annotated[str | None, typer.Option(help="A space's TOML file, or a shipped one's name. [digits]")] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="digits, an .npz file, a folder of class folders, or a torchvision set's name. [digits]"),
+        typer.Option(help="digits, an .npz file, class folders, a prepared set, or a torchvision set's name. [digits]"),
     ] = None,
     study: Annotated[str | None, typer.Option(help="Name of the run. [space, or space-data]")] = None,
     trials: Annotated[int | None, typer.Option(help="Trainings to reach, those of earlier calls included.")] = None,
