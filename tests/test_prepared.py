@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ from nas.cli import main
 from nas.data import ImageData, load, prepared
 from nas.data.batches import Normalise, draw, on_device, plain_batches, train_batches
 from nas.data.images import channel_statistics
-from nas.data.pictures import decode_one
+from nas.data.pictures import Picture, decode_one
 from nas.data.prepared import IMAGES, LABELS, META, MOMENTS, prepare
 
 CPU = torch.device("cpu")
@@ -109,7 +110,9 @@ def prepared_as(root: Path, out: Path, **how: Any) -> str:
 
 
 def test_the_number_of_workers_changes_nothing(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With 3 workers later chunks are done first: the pictures of the first chunk take longest."""
+    """With 3 workers later chunks are done first: the pictures of the first ones take longest."""
+    monkeypatch.setattr(prepared, "CHUNK", 3)
+    monkeypatch.setattr(prepared, "AHEAD", 2)
     prepared_as(photos, tmp_path / "one", workers=1)
 
     def uneven(picture: Any, **how: Any) -> Any:
@@ -120,6 +123,23 @@ def test_the_number_of_workers_changes_nothing(photos: Path, tmp_path: Path, mon
     prepared_as(photos, tmp_path / "three", workers=3)
     for name in ARRAYS:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "three" / name).read_bytes()
+
+
+def test_only_so_many_images_wait_to_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "CHUNK", 2)
+    begun: list[int] = []
+
+    def work(some: Sequence[Picture]) -> list[Any]:
+        begun.extend(int(picture.name) for picture in some)
+        return [picture.name for picture in some]
+
+    pictures = [Picture(str(i), Path()) for i in range(101)]
+    in_order: Any = prepared._in_order
+    given = in_order(work, pictures, workers=1)
+    assert next(given) == "0"
+    time.sleep(0.05)
+    assert len(begun) <= prepared.AHEAD * 2
+    assert list(given) == [str(i) for i in range(1, 101)]
 
 
 def test_grey_is_one_channel_of_coloured_pictures(photos: Path, tmp_path: Path) -> None:
@@ -148,7 +168,8 @@ def test_meta_says_what_was_made(made: Path, photos: Path) -> None:
 
 def test_another_seed_another_digest_a_copy_the_same(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path / "copy")
-    assert load(str(made)).digest == load(str(tmp_path / "copy")).digest != load(str(made), seed=1).digest
+    assert load(str(made)).digest == load(str(tmp_path / "copy")).digest
+    assert len({load(str(made), seed=seed).digest for seed in range(5)}) == 5
 
 
 # mapped, not copied
@@ -319,6 +340,23 @@ def test_force_replaces_a_prepared_set_only_when_the_new_one_is_whole(made: Path
     assert load(str(made)).size == 6
     assert np.array_equal(before.train.images_NHWC[0], before.train.gather(np.array([0]))[0])
     assert entries(tmp_path) == {"photos", "others", "set"}
+
+
+def test_where_the_new_set_cannot_take_its_name_the_old_one_stays(
+    made: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load(str(made)).digest
+    original = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.suffix == ".tmp":
+            raise OSError(5, "Input/output error")
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(RuntimeError, match="set could not be written: Input/output error"):
+        prepare(photos, made, size=6, force=True)
+    assert load(str(made)).digest == before
 
 
 # refusals
