@@ -42,7 +42,7 @@ class Counter:
         if screen.is_terminal and not screen.is_dumb_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, console=screen, transient=True)
-            self._task = self._bar.add_task(what)
+            self._task = self._bar.add_task(what, total=None)
 
     def __enter__(self) -> Self:
         if self._bar is not None:
