@@ -246,8 +246,9 @@ class _Run:
             drawn,
             batch_size=self.recipe.batch_size,
             crop_padding=self.recipe.crop_padding,
+            first=first,
         )
-        for x_BCHW, labels_B in islice(batches, first, None):
+        for x_BCHW, labels_B in batches:
             yield (x_BCHW if self.recipe.channels_last else x_BCHW.contiguous()), labels_B
 
     def _images_per_s(self, training: Training) -> float:
