@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nas.arch import Architecture
 from nas.cost import formula
 from nas.cost.measure import measure
-from nas.cost.table import Counts, price
+from nas.cost.table import Counts, price, random_codes
 from nas.models import build
 from nas.record import environment
 from nas.space import SearchSpace
@@ -66,7 +66,7 @@ def valid_codes(space: SearchSpace, count: int, seed: int) -> Counts:
     rng = np.random.default_rng(seed)
     found: list[Counts] = []
     while sum(map(len, found)) < count:
-        codes = np.stack([rng.integers(len(gene.options), size=count) for gene in space.genes], axis=1)
+        codes = random_codes(space, count, rng)
         found.append(codes[price(space, codes).valid])
     return np.concatenate(found)[:count]
 

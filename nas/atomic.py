@@ -38,8 +38,8 @@ def write_atomic(path: Path, content: str | bytes | Callable[[BinaryIO], object]
 def folder_atomic(path: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `path` when the block ends well, in place of what was there; else it goes.
 
-    What a killed process left of such a folder is removed by the next that writes the same `path`. Whoever is killed
-    in the moment between the old folder and the new leaves neither under the name.
+    Whoever is killed in the moment between the old folder and the new leaves neither under the name: the next that
+    writes the same `path` begins by putting the old one back. It removes what else a killed process left there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_left(path)
@@ -67,13 +67,17 @@ def folder_atomic(path: Path) -> Iterator[Path]:
 
 
 def _remove_left(path: Path) -> None:
-    """Folders of processes that are no more; where a process cannot be asked after without harm, none."""
+    """Tidies up after processes that are no more; where a process cannot be asked after without harm, none."""
     if os.name != "posix":
         return
     form = re.compile(rf"\.{re.escape(path.name)}\.(\d+)-[0-9a-f]{{8}}\.(tmp|old)")
-    for folder in path.parent.iterdir():
+    for folder in list(path.parent.iterdir()):
         match = form.fullmatch(folder.name)
-        if match is not None and folder.is_dir() and not _is_alive(int(match[1])):
+        if match is None or not folder.is_dir() or _is_alive(int(match[1])):
+            continue
+        if match[2] == "old" and not path.exists():  # the only whole one that there is
+            folder.rename(path)
+        else:
             shutil.rmtree(folder, ignore_errors=True)
 
 

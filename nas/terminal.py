@@ -165,6 +165,7 @@ def extremes(survey: Survey, input_size: int) -> Table:
 
 
 def gene_effects(effects: Sequence[GeneEffect], name: str) -> Table:
+    columns = ["gene", "of the spread", "options"]
     rows = [
         {
             "gene": effect.gene,
@@ -173,7 +174,7 @@ def gene_effects(effects: Sequence[GeneEffect], name: str) -> Table:
         }
         for effect in effects
     ]
-    return table(f"Genes by what they do to log {name}; geometric mean of {name} for each option", rows, list(rows[0]))
+    return table(f"Genes by what they do to log {name}; geometric mean of {name} for each option", rows, columns)
 
 
 def latency_table(costs: Sequence[Cost], latencies: Sequence[Latency]) -> Table:

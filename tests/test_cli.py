@@ -297,6 +297,27 @@ def test_space_shows_size_costs_extremes_and_genes(tmp_path: Path, capsys: pytes
     assert str(page) in shown and page.stat().st_size > 10**6
 
 
+def test_a_space_of_one_network_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = shipped_spaces()["tiny"].read_text()
+    genes = "depth = [1]\nwidth = { stages = [[16], [32]] }\n"
+    (tmp_path / "one.toml").write_text(text[: text.index("[genes]")] + "[genes]\n" + genes)
+    assert run("space", tmp_path / "one.toml", "--html", tmp_path / "one.html") == 0
+    shown = capsys.readouterr().out
+    assert "1 different networks" in shown and "100.0 %" in shown
+    assert (tmp_path / "one.html").stat().st_size > 10**6
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / study / "best" / "config.json" for study in ("one", "two")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        arch = next(iter(SearchSpace.load("tiny")))
+        file.write_text(json.dumps({"architecture": arch.to_json(), "input_size": 8}))
+    assert run("cost", *files, "--no-measure") == 0
+    shown = capsys.readouterr().out
+    assert " one/best/config.json " in shown and " two/best/config.json " in shown
+
+
 def test_space_names_an_impossible_cap_with_the_smallest_cost(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("space", "tiny", "--max-macs", "1k") == 2
     assert "meets max_macs = 1k: the smallest cost is 77,120 macs" in capsys.readouterr().err

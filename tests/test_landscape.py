@@ -234,6 +234,14 @@ def test_a_gene_that_costs_nothing_has_no_effect() -> None:
     assert [effect.share for effect in Landscape(space).effects("macs", seed=0)] == [0.0]
 
 
+def test_a_space_without_a_choice_has_no_genes_to_tell_apart() -> None:
+    space = small({"width": "[8]", "depth": "[1]"}, strides=[1])
+    landscape = Landscape(space)
+    assert space.genes == ()
+    assert landscape.effects("macs", seed=0) == ()
+    assert tuple(price(space, np.zeros((2, 0), np.int64)).costs[1].tolist()) == _row(next(iter(space)), space)
+
+
 # ---- what is shown -----------------------------------------------------------------------------------------------
 
 

@@ -310,6 +310,28 @@ def test_a_killed_preparation_leaves_no_set_and_the_next_one_cleans_up(photos: P
     assert entries(tmp_path) == {"photos", "set"}
 
 
+def test_a_set_that_was_moved_aside_by_a_killed_replacement_comes_back(photos: Path, tmp_path: Path) -> None:
+    """Killed after the old set had lost its name, and the next replacement fails before it is whole."""
+    code = (
+        "import os, pathlib, signal, sys; from nas.data.prepared import prepare; "
+        "pathlib.Path.rename = lambda old, new, move=pathlib.Path.rename: "
+        "(move(old, new), os.kill(os.getpid(), signal.SIGKILL)); "
+        "prepare(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), size=6, force=True)"
+    )
+    out = tmp_path / "set"
+    before = load(prepared_as(photos, out)).digest
+    assert subprocess.run([sys.executable, "-c", code, photos, out], check=False).returncode == -signal.SIGKILL
+    assert not out.exists()
+
+    def stop(*_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RuntimeError):
+        prepared_as(photos, out, on_image=stop)
+    assert load(str(out)).digest == before
+    assert entries(tmp_path) == {"photos", "set"}
+
+
 def test_a_preparation_under_way_is_not_cleaned_away(photos: Path, tmp_path: Path) -> None:
     """A folder of a process that lives, here the test's parent."""
     other = tmp_path / f".set.{os.getppid()}-0123abcd.tmp"

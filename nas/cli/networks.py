@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -137,9 +137,8 @@ def latency(
 
     if samples is not None and space is None:
         raise ValueError(f"--samples {samples} counts random networks of a space: give --space")
-    sources = list(dict.fromkeys(names or []))
-    sized = zip(_labels(sources), _sized(sources, input_size), strict=True)
-    networks = {label: (network.architecture, side) for label, (network, side) in sized}
+    sized = _sized(list(dict.fromkeys(names or [])), input_size)
+    networks = {network.label: (network.architecture, side) for network, side in sized}
     if space is not None:
         networks |= _random_networks(space, 24 if samples is None else samples, seed, input_size)
     if not networks:
@@ -167,8 +166,8 @@ def _sized(sources: Sequence[str], input_size: int | None) -> list[tuple[FoundNe
     from nas.export.config import find_network
 
     sized = []
-    for source in sources:
-        found = find_network(source)
+    for source, label in zip(sources, _labels(sources), strict=True):
+        found = replace(find_network(source), label=label)
         side = input_size or found.input_size
         if side is None:
             raise ValueError(f"{source} names no input_size: give --input-size")
@@ -180,7 +179,7 @@ def _labels(sources: Sequence[str]) -> list[str]:
     """Each source by the last parts of its path, two or as many as tell all of them apart."""
     paths = [Path(source).parts for source in sources]
     tails = (["/".join(parts[-count:]) for parts in paths] for count in range(2, max(map(len, paths), default=0) + 2))
-    return next((labels for labels in tails if len(set(labels)) == len(sources)), list(sources))
+    return next((labels for labels in tails if len(set(labels)) == len(set(sources))), list(sources))
 
 
 def _random_networks(

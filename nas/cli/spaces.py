@@ -13,7 +13,7 @@ from nas.cli.options import MaxMacs, MaxParams, SpaceSource, caps_of
 from nas.units import format_count, format_seconds
 
 if TYPE_CHECKING:
-    from nas.space import SearchSpace
+    from nas.cost.landscape import Landscape
 
 
 def space(
@@ -65,12 +65,12 @@ def space(
 
         print(write_landscape(found.name, survey, caps, effects, html))
     if trials is not None:
-        forecast = _forecast(found, caps, trials, epochs, images, data, device, seed)
+        forecast = _forecast(landscape, caps, trials, epochs, images, data, device, seed)
         screen.print(forecast, highlight=False, soft_wrap=True)
 
 
 def _forecast(
-    space: SearchSpace,
+    landscape: Landscape,
     caps: Mapping[str, int],
     trials: int,
     epochs: int,
@@ -79,13 +79,13 @@ def _forecast(
     device: str,
     seed: int,
 ) -> str:
-    from nas.cost.landscape import Landscape
     from nas.data import load
     from nas.executors.forecast import NETWORKS, forecast
 
-    count = images or len(load(data, image_size=space.input_size).train)
-    networks = Landscape(space).sample_within(caps, NETWORKS, seed)
-    found = forecast(networks, input_size=space.input_size, images=count, epochs=epochs, trials=trials, device=device)
+    input_size = landscape.space.input_size
+    count = images or len(load(data, image_size=input_size).train)
+    networks = landscape.sample_within(caps, NETWORKS, seed)
+    found = forecast(networks, input_size=input_size, images=count, epochs=epochs, trials=trials, device=device)
     mean, low, high = (format_seconds(seconds) for seconds in (found.seconds, found.low_seconds, found.high_seconds))
     slow, fast = min(found.images_per_s), max(found.images_per_s)
     return (

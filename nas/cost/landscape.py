@@ -19,7 +19,7 @@ import numpy as np
 
 from nas.arch import Architecture, Stage
 from nas.cost.formula import cost
-from nas.cost.table import COSTS, Counts, PartPrices, price
+from nas.cost.table import COSTS, Counts, PartPrices, column, price, random_codes
 from nas.space import Header, Option, SearchSpace, State
 from nas.units import format_count
 
@@ -82,8 +82,7 @@ class Survey:
 
     def __getitem__(self, name: str) -> Counts:
         """One cost (N) by its name."""
-        column: Counts = self.costs[:, COSTS.index(name)]
-        return column
+        return column(self.costs, name)
 
     def histogram(self, name: str, bins: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Edges, evenly spaced on a log scale from the least cost to the greatest, and percentages between them."""
@@ -230,14 +229,13 @@ class Landscape:
 
     def effects(self, name: str, seed: int, *, genotypes: int = GENOTYPES) -> tuple[GeneEffect, ...]:
         """What each gene does to the cost `name`, the strongest first, over random genotypes that name a network."""
-        rng = np.random.default_rng(seed)
-        codes = np.stack([rng.integers(len(gene.options), size=genotypes) for gene in self.space.genes], axis=1)
-        priced = price(self.space, codes)
+        codes = random_codes(self.space, genotypes, np.random.default_rng(seed))
+        priced = price(self.space, codes, self._parts)
         logs = np.log(priced[name][priced.valid])
         found = []
-        for gene, column in zip(self.space.genes, codes[priced.valid].T, strict=True):
-            counts = np.bincount(column, minlength=len(gene.options))
-            means = np.bincount(column, logs, len(gene.options)) / np.maximum(counts, 1)
+        for gene, chosen in zip(self.space.genes, codes[priced.valid].T, strict=True):
+            counts = np.bincount(chosen, minlength=len(gene.options))
+            means = np.bincount(chosen, logs, len(gene.options)) / np.maximum(counts, 1)
             between = float(counts @ (means - logs.mean()) ** 2)
             total = float(np.square(logs - logs.mean()).sum())
             seen = zip(gene.options, counts, means, strict=True)

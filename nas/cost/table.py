@@ -35,8 +35,13 @@ class Prices:
 
     def __getitem__(self, name: str) -> Counts:
         """One cost (N) by its name."""
-        column: Counts = self.costs[:, COSTS.index(name)]
-        return column
+        return column(self.costs, name)
+
+
+def column(costs: Counts, name: str) -> Counts:
+    """One cost (N) of a table of costs (N, 3), by its name."""
+    found: Counts = costs[:, COSTS.index(name)]
+    return found
 
 
 class PartPrices:
@@ -88,14 +93,20 @@ class PartPrices:
         return self._sides[stem][index]
 
 
-def price(space: SearchSpace, codes: Counts) -> Prices:
+def random_codes(space: SearchSpace, count: int, rng: np.random.Generator) -> Counts:
+    """A table (count, G) of random genotypes, every option equally likely; not all of them name a network."""
+    columns = [rng.integers(len(gene.options), size=count) for gene in space.genes]
+    return np.stack(columns, axis=1) if columns else np.zeros((count, 0), np.int64)
+
+
+def price(space: SearchSpace, codes: Counts, parts: PartPrices | None = None) -> Prices:
     """Exact costs of the genotypes `codes` (N, G): column g holds indices of the options of `space.genes[g]`.
 
-    A gene that does not act in a network may have any code. Raises ValueError for a table of another shape and for an
-    index that is no option's.
+    A gene that does not act in a network may have any code. parts: prices of the space that are known already.
+    Raises ValueError for a table of another shape and for an index that is no option's.
     """
     columns = _columns(space, codes)
-    parts = PartPrices(space)
+    parts = parts or PartPrices(space)
     headers, header = _headers(space, columns, len(codes))
     costs = _gathered([parts.stem(one) for one in headers], header)
     width = np.array([one.stem.channels[-1] for one in headers], np.int64)[header]

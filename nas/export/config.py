@@ -88,7 +88,7 @@ def find_network(source: str) -> FoundNetwork:
     """
     path = Path(source)
     if path.is_file():
-        return FoundNetwork("/".join(path.parts[-2:]), *read_architecture(path))
+        return FoundNetwork(source, *read_architecture(path))
     if source in PUBLISHED:
         published = PUBLISHED[source]
         return FoundNetwork(source, published.architecture, published.input_size, published)

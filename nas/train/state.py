@@ -133,7 +133,6 @@ def start(arch: Architecture, recipe: Recipe, seed: int, device: torch.device) -
     model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     precision = resolve_precision(recipe.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    average = [parameter.detach().clone() for parameter in model.parameters()]
     return Training(
         model=model,
         optimizer=_optimizer(model, recipe, device),
@@ -141,7 +140,7 @@ def start(arch: Architecture, recipe: Recipe, seed: int, device: torch.device) -
         device=device,
         precision=precision,
         loss_sum=torch.zeros((), device=device),
-        average=average if recipe.schedule == "average" else None,
+        average=[mean.detach().clone() for mean in model.parameters()] if recipe.schedule == "average" else None,
     )
 
 
