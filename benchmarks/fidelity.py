@@ -32,6 +32,7 @@ from nas.arch import Architecture
 from nas.cost.formula import cost
 from nas.data import load
 from nas.evidence import kendall, spearman
+from nas.machine import keep_freed_memory
 from nas.record import environment
 from nas.space import SearchSpace
 from nas.train import RECIPES, recipe_for, train
@@ -60,6 +61,7 @@ class Row:
     budget: int
     spent_steps: int
     accuracy: float
+    val_loss: float
     seconds: float
 
 
@@ -94,6 +96,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", default="digits", help="as in nas search [digits]")
     parser.add_argument("--space", default="cifar", help="a space's TOML file, or a shipped one's name [cifar]")
     parser.add_argument("--networks", type=int, default=24, help="networks in each regime [24]")
+    parser.add_argument("--regimes", default="band,range", help="[band,range]")
     parser.add_argument("--seeds", type=int, default=2, help="seeds of each training [2]")
     parser.add_argument("--images", type=int, default=10_000, help="training images [10000]")
     parser.add_argument("--budgets", default="20,40,80,160,320", help="steps, rising [20,40,80,160,320]")
@@ -122,6 +125,7 @@ def tasks(options: argparse.Namespace) -> list[Task]:
         Task(regime, arch, macs, seed, schedule, budgets, data, options.recipe, options.device)
         for seed in range(options.seeds)
         for (regime, arch, macs), schedule in itertools.product(networks, options.schedules.split(","))
+        if regime in options.regimes.split(",")
     ]
 
 
@@ -160,10 +164,15 @@ def run(todo: Sequence[Task], path: Path, workers: int) -> Iterator[None]:
         if any((task.regime, task.arch.key, task.seed, task.schedule, budget) not in done for budget in task.budgets)
     ]
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=as_worker) as pool:
         for future in as_completed([pool.submit(climb, task) for task in left]):
             append(path, future.result())
             yield
+
+
+def as_worker() -> None:
+    torch.set_num_threads(1)
+    keep_freed_memory()
 
 
 def climb(task: Task) -> list[Row]:
@@ -182,8 +191,9 @@ def climb(task: Task) -> list[Row]:
             spent = (spent if fresh else 0) + result.spent_steps
             seconds = (seconds if fresh else 0.0) + result.seconds
             accuracy = result.accuracy or 0.0  # a diverged training ranks last
+            loss = math.inf if result.val_loss is None else result.val_loss
             known = (task.regime, task.arch.key, task.macs, task.seed, task.schedule, budget)
-            rows.append(Row(*known, spent, accuracy, round(seconds, 2)))
+            rows.append(Row(*known, spent, accuracy, loss, round(seconds, 2)))
     return rows
 
 

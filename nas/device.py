@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -54,11 +54,22 @@ _NAMES: dict[str, Callable[[torch.device], str]] = {
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
-    """fp32, bf16 or fp16 for "auto": bf16 where a CUDA device computes it in hardware, else fp32."""
+    """fp32, bf16 or fp16; "auto" is bf16 where the device multiplies it in hardware, else fp32."""
     if precision != "auto":
         return precision
-    fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    return "bf16" if fast else "fp32"
+    return "bf16" if device.type in _HAS_BF16 and _HAS_BF16[device.type](device) else "fp32"
+
+
+def _cpu_has_bf16() -> bool:
+    """Without the instructions, bf16 is emulated and slower than fp32."""
+    found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 may lack it
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+_HAS_BF16: dict[str, Callable[[torch.device], bool]] = {
+    "cpu": lambda _: _cpu_has_bf16(),
+    "cuda": lambda device: torch.cuda.get_device_capability(device) >= (8, 0),
+}
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nas.device import device_name, resolve_device
+from nas.device import device_name, resolve_device, resolve_precision
 from nas.machine import cpu_model
 
 CPU = torch.device("cpu")
@@ -46,3 +46,29 @@ def test_a_device_has_the_name_that_people_know(monkeypatch: pytest.MonkeyPatch)
     assert device_name(CPU) == cpu_model() != ""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU number {device.index}")
     assert device_name(torch.device("cuda", 1)) == "GPU number 1"
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx512_f": True}, "fp32"), ({}, "fp32")],
+)
+def test_auto_is_bf16_on_a_cpu_that_multiplies_it(
+    capabilities: dict[str, bool], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert resolve_precision("auto", CPU) == precision
+    assert resolve_precision("fp16", CPU) == "fp16"
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # as in an older torch
+    assert resolve_precision("auto", CPU) == "fp32"
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_auto_is_bf16_on_a_gpu_that_multiplies_it(
+    capability: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert resolve_precision("auto", torch.device("cuda", 0)) == precision
+
+
+def test_auto_is_fp32_where_nothing_is_known() -> None:
+    assert resolve_precision("auto", torch.device("mps")) == "fp32"

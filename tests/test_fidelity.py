@@ -28,9 +28,9 @@ def test_ranks_are_compared_between_seeds_only(fidelity: ModuleType) -> None:
     rows = []
     for place, key in enumerate("abcd"):
         for seed in (0, 1):
-            rows.append(fidelity.Row("band", key, 100 + place, seed, "cycle", 40, 60, 0.5 + 0.1 * place, 1.0))
+            rows.append(fidelity.Row("band", key, 100 + place, seed, "cycle", 40, 60, 0.5 + 0.1 * place, 2.0, 1.0))
             short = 0.5 - 0.1 * place if seed == 0 else 0.5 + 0.1 * place
-            rows.append(fidelity.Row("band", key, 100 + place, seed, "branch", 20, 20, short, 1.0))
+            rows.append(fidelity.Row("band", key, 100 + place, seed, "branch", 20, 20, short, 2.0, 1.0))
     lines = fidelity.section("band", rows)
     assert "| MACs alone | 0 | 0 | 1.00 | 1.00 |" in lines
     assert "| cycle (the ceiling) | 40 | 60 | 1.00 | 1.00 |" in lines

@@ -203,7 +203,7 @@ def test_the_saved_weights_are_those_that_were_evaluated(digits: ImageData, tmp_
     result = quick(digits, schedule, steps=30, checkpoint=tmp_path / "checkpoint")
     model = build(ARCH)
     model.load_state_dict(load_weights(tmp_path / "checkpoint"))
-    assert evaluate(model, digits.val, digits, device=torch.device("cpu")) == result.accuracy
+    assert evaluate(model, digits.val, digits, device=torch.device("cpu")).accuracy == result.accuracy
     trunk = read_checkpoint(tmp_path / "checkpoint")["model"]
     assert same(trunk, load_weights(tmp_path / "checkpoint")) == (schedule == "cycle")
 

@@ -198,18 +198,21 @@ def test_the_accuracy_is_that_of_the_trained_weights_on_validation(digits: Image
     result = quick(digits, checkpoint=tmp_path / "checkpoint")
     model = build(tiny())
     model.load_state_dict(load_weights(tmp_path / "checkpoint"))
-    assert evaluate(model, digits.val, digits, device=CPU) == result.accuracy
+    assert evaluate(model, digits.val, digits, device=CPU).accuracy == result.accuracy
     mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (digits.mean, digits.std))
     x_BCHW = (torch.tensor(digits.val.images_NHWC).permute(0, 3, 1, 2) / 255 - mean) / std
     with torch.inference_mode():
-        right = model.eval()(x_BCHW).argmax(dim=1).numpy() == digits.val.labels
-    assert right.mean() == pytest.approx(result.accuracy)
+        logits_BC = model.eval()(x_BCHW)
+    labels_B = torch.tensor(digits.val.labels)
+    assert (logits_BC.argmax(dim=1) == labels_B).double().mean() == pytest.approx(result.accuracy)
+    loss = -logits_BC.log_softmax(dim=1)[torch.arange(len(labels_B)), labels_B].mean()
+    assert float(loss) == pytest.approx(result.val_loss, rel=1e-5)
 
 
 def test_evaluate_does_not_depend_on_the_batch_nor_change_the_model(digits: ImageData) -> None:
     model = build(tiny()).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    accuracies = {evaluate(model, digits.val, digits, device=CPU, batch_size=size) for size in (1, 7, 512)}
+    accuracies = {evaluate(model, digits.val, digits, device=CPU, batch_size=size).accuracy for size in (1, 7, 512)}
     assert len(accuracies) == 1
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -218,7 +221,7 @@ def test_evaluate_does_not_depend_on_the_batch_nor_change_the_model(digits: Imag
 def test_an_output_that_is_not_finite_is_never_right(digits: ImageData) -> None:
     model = build(tiny())
     nn.init.constant_(model.classifier.weight, float("nan"))
-    assert evaluate(model, digits.val, digits, device=CPU) == 0.0
+    assert evaluate(model, digits.val, digits, device=CPU).accuracy == 0.0
 
 
 def test_an_absurd_learning_rate_diverges_with_a_reason(digits: ImageData, tmp_path: Path) -> None:
@@ -452,8 +455,8 @@ def test_a_damaged_checkpoint_is_set_aside_and_said(
 
 
 def test_a_checkpoint_of_a_later_format_is_refused_and_kept(digits: ImageData, tmp_path: Path) -> None:
-    torch.save({"format": 3, "model": {}}, tmp_path / "checkpoint")
-    with pytest.raises(ValueError, match="has checkpoint format 3, but this version reads 2"):
+    torch.save({"format": 4, "model": {}}, tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match="has checkpoint format 4, but this version reads 3"):
         quick(digits, checkpoint=tmp_path / "checkpoint")
     assert (tmp_path / "checkpoint").exists()
 

@@ -119,7 +119,9 @@ def latency(
     input_size: Annotated[int | None, typer.Option(help="Side of the images. [the file's or space's]", min=1)] = None,
     batch_size: Annotated[int, typer.Option(help="Images a pass.")] = 1,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
-    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, or auto: bf16 on GPUs that have it.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16, fp16, or auto: bf16 on GPUs and CPUs that have it.")
+    ] = "fp32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     repeats: Annotated[int, typer.Option(help="Samples of each network.")] = 30,
     warmup: Annotated[int, typer.Option(help="Passes of each network before the first sample.")] = 3,

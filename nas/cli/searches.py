@@ -49,6 +49,7 @@ def search(
     nas search --space my_space.toml --data photos/ --objectives accuracy,macs,params
     nas search --config my_search.toml --seed 1 --study second-seed
     """
+    from nas.machine import keep_freed_memory
     from nas.progress import Progress
     from nas.record import Run
     from nas.report import write_report
@@ -73,6 +74,7 @@ def search(
         "out": out,
     }
     settings = read_settings(config, {name: value for name, value in options.items() if value is not None})
+    keep_freed_memory()
     with Progress() as screen:
         summary = run_search(settings, on_event=screen.show)
     run = Run(settings.out, settings.study)

@@ -34,6 +34,7 @@ NOTHING: Result = {
     "status": "error",
     "reason": None,
     "accuracy": None,
+    "val_loss": None,
     "loss_curve": [],
     "epochs": 0,
     "steps": 0,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nas.atomic import write_atomic
 
-FORMAT = 2
+FORMAT = 3
 
 
 class DamagedCheckpoint(ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,14 @@ from nas.device import Precision, autocast, resolve_precision
 EVAL_BATCH = 512
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """accuracy: share (0..1) of the images classified rightly. loss: mean cross-entropy, without label smoothing."""
+
+    accuracy: float
+    loss: float
+
+
 def evaluate(
     model: nn.Module,
     split: Split,
@@ -22,8 +31,8 @@ def evaluate(
     device: torch.device,
     batch_size: int = EVAL_BATCH,
     precision: Precision = "fp32",
-) -> float:
-    """Share (0..1) of the split's images that the model, on `device`, classifies rightly in eval mode.
+) -> Evaluation:
+    """How well the model, on `device` and in eval mode, classifies the split's images.
 
     `data` gives the normalisation. An image with a logit that is not finite counts as wrong.
     """
@@ -32,12 +41,14 @@ def evaluate(
     was_training = model.training
     model.eval()
     right = torch.zeros((), dtype=torch.int64, device=device)
+    loss = torch.zeros((), device=device)
     with torch.inference_mode(), autocast(device, resolve_precision(precision, device)):
         for x_BCHW, labels_B in plain_batches(on_device(split, device), Normalise.of(data), batch_size=batch_size):
             logits_BC = model(x_BCHW)
             right += ((logits_BC.argmax(dim=1) == labels_B) & logits_BC.isfinite().all(dim=1)).sum()
+            loss += nn.functional.cross_entropy(logits_BC.float(), labels_B, reduction="sum")
     model.train(was_training)
-    return int(right) / len(split)
+    return Evaluation(int(right) / len(split), float(loss) / len(split))
 
 
 def recalibrate(

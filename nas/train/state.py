@@ -27,8 +27,8 @@ class Training:
 
     step: steps of the trunk. spent: all steps, those of thrown-away branches included. losses: the mean loss of each
     epoch begun; loss_sum, loss_images: of the epoch under way, on the device. average: the running average of the
-    parameters, where the recipe wants one. accuracies: by budget in steps. evaluated: the weights that gave the last
-    accuracy, where they are not those of the trunk.
+    parameters, where the recipe wants one. evaluations: accuracy and loss on the validation split, by budget in steps.
+    evaluated: the weights that gave the last of them, where they are not those of the trunk.
     """
 
     model: nn.Module
@@ -44,7 +44,7 @@ class Training:
     spent: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
-    accuracies: dict[int, float] = field(default_factory=dict)
+    evaluations: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def diverged(self) -> bool:
@@ -122,7 +122,7 @@ class Training:
             setattr(self, name, copy.copy(state[name]))
 
 
-_PLAIN = ("loss_images", "step", "spent", "seconds", "losses", "accuracies")
+_PLAIN = ("loss_images", "step", "spent", "seconds", "losses", "evaluations")
 """Fields of a training that a checkpoint holds as they are."""
 
 

@@ -43,8 +43,9 @@ class EpochReport:
 class TrainResult:
     """What a training gave.
 
-    accuracy: share (0..1) of the validation split, None if the training diverged. loss_curve: mean training loss of
-    each epoch begun (of the trunk, where the schedule branches off), label smoothing included. epochs: those begun.
+    accuracy: share (0..1) of the validation split, val_loss: its mean cross-entropy; None if the training diverged.
+    loss_curve: mean training loss of each epoch begun (of the trunk, where the schedule branches off), label smoothing
+    included. epochs: those begun.
     steps: of the evaluated network; where it diverged, those until then. spent_steps: all that this training and the
     smaller budgets before it took, thrown-away branches included. seconds: wall time of all these, set-up and
     evaluation left out; images_per_s: training images over it. notes: what a person should know.
@@ -53,6 +54,7 @@ class TrainResult:
     status: Literal["ok", "diverged"]
     reason: str | None
     accuracy: float | None
+    val_loss: float | None
     loss_curve: tuple[float, ...]
     epochs: int
     steps: int
@@ -66,8 +68,13 @@ class TrainResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; a loss that is not finite, which JSON cannot say, becomes null."""
-        losses = [loss if math.isfinite(loss) else None for loss in self.loss_curve]
-        return asdict(self) | {"loss_curve": losses, "notes": list(self.notes)}
+        losses = [_finite(loss) for loss in self.loss_curve]
+        own = {"loss_curve": losses, "val_loss": _finite(self.val_loss), "notes": list(self.notes)}
+        return asdict(self) | own
+
+
+def _finite(loss: float | None) -> float | None:
+    return loss if loss is not None and math.isfinite(loss) else None
 
 
 def train(
@@ -162,7 +169,7 @@ class _Run:
                 f"{self.checkpoint} belongs to another training: its {', '.join(differing)} differ from this one's; "
                 f"name another file, or remove it"
             )
-        if content["step"] > trunk_steps(self.budget, self.recipe) and self.budget not in content["accuracies"]:
+        if content["step"] > trunk_steps(self.budget, self.recipe) and self.budget not in content["evaluations"]:
             raise ValueError(
                 f"{self.checkpoint} is already at step {content['step']}, beyond a budget of {self.budget} steps: "
                 f"ask for a larger one, or name another file"
@@ -177,7 +184,7 @@ class _Run:
     def to_budget(self, checkpoint_every_s: float, on_epoch: Callable[[EpochReport], None] | None) -> None:
         """Trains to the end of the budget or until the loss is bad, saves on the way, evaluates once."""
         training = self.training
-        if self.budget in training.accuracies or training.diverged:
+        if self.budget in training.evaluations or training.diverged:
             return
         saved = time.monotonic()
         trunk = trunk_steps(self.budget, self.recipe)
@@ -217,8 +224,8 @@ class _Run:
             recalibrate(model, batches, device=training.device, precision=training.precision)
         if model is not training.model:
             training.evaluated = dict(model.state_dict())
-        accuracy = evaluate(model, self.data.val, self.data, device=training.device, precision=training.precision)
-        training.accuracies[self.budget] = accuracy
+        found = evaluate(model, self.data.val, self.data, device=training.device, precision=training.precision)
+        training.evaluations[self.budget] = (found.accuracy, found.loss)
 
     def _part(self, training: Training, stop: int) -> None:
         """To the end of the epoch or to step `stop`; the loss is read once, at its end."""
@@ -263,10 +270,12 @@ class _Run:
     def result(self, notes: tuple[str, ...]) -> TrainResult:
         training = self.training
         begun = len(training.losses)
+        accuracy, val_loss = training.evaluations.get(self.budget, (None, None))
         return TrainResult(
             status="diverged" if training.diverged else "ok",
             reason=f"the training loss of epoch {begun} is {training.losses[-1]}" if training.diverged else None,
-            accuracy=training.accuracies.get(self.budget),
+            accuracy=accuracy,
+            val_loss=val_loss,
             loss_curve=tuple(training.losses),
             epochs=begun,
             steps=training.step if training.diverged else self.budget,
