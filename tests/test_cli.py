@@ -126,7 +126,7 @@ def test_cost_takes_published_networks_beside_files(finished: Path, tmp_path: Pa
     assert shown.count("equal") == 2 and f"{cost(arch, 32).macs:,}" in shown
     sentence = re.search(r"fvcore counts nothing for (.*): they are no convolution or linear layer", shown)
     assert sentence is not None
-    assert {"add", "max_pool2d", "mean"} <= set(sentence[1].split(", "))
+    assert {"add", "max_pool2d", "sum"} <= set(sentence[1].split(", "))
     assert not {"conv", "convolution", "linear", "addmm", "matmul", "bmm", "einsum"} & set(sentence[1].split(", "))
 
 
@@ -212,6 +212,15 @@ def test_a_budget_may_be_given_in_steps(tmp_path: Path, capsys: pytest.CaptureFi
     assert "config.steps: 5 -> 6" in capsys.readouterr().err
 
 
+def test_the_precision_of_the_trainings_may_be_chosen(tmp_path: Path) -> None:
+    command = ("search", "--space", "tiny", "--trials", "1", "--train-images", "150", "--out", tmp_path)
+    for name, words in (("own", ()), ("low", ("--precision", "bf16"))):
+        assert run(*command, "--epochs", "1", "--device", "cpu", "--study", name, *words) == 0
+    found = [json.loads((tmp_path / name / "trials/0/result.json").read_text()) for name in ("own", "low")]
+    assert [result["precision"] for result in found] == ["fp32", "bf16"]
+    assert found[0]["val_loss"] != found[1]["val_loss"]
+
+
 def test_a_changed_space_is_refused_with_the_difference(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,6 +250,7 @@ def test_a_changed_space_is_refused_with_the_difference(
         (("--study", "../elsewhere"), "study"),
         (("--device", "abacus"), "abacus"),
         (("--recipe", "cake"), "recipe"),
+        (("--precision", "int8"), "precision = 'int8': input should be 'auto', 'fp32', 'bf16' or 'fp16'"),
         (("--config", "no.toml"), "no.toml cannot be read"),
     ],
 )

@@ -62,6 +62,7 @@ def test_a_changed_space_is_refused_with_the_difference(tmp_path: Path) -> None:
         ({"max_macs": "2M"}, "config.caps.macs: none -> 2000000"),
         ({"objectives": ("accuracy", "params")}, "config.objectives: ['accuracy', 'macs'] -> ['accuracy', 'params']"),
         ({"recipe": "cifar"}, "config.recipe.horizontal_flip: False -> True"),
+        ({"precision": "bf16"}, "config.recipe.precision: fp32 -> bf16"),
         ({"train_images": 100}, "config.train_images: none -> 100"),
         ({"val_fraction": 0.3}, "data.digest: "),
     ],

@@ -33,6 +33,9 @@ def search(
     max_params: MaxParams = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, nsga2 or random. [tpe]")] = None,
     recipe: Annotated[str | None, typer.Option(help="Training recipe by name. [by the data]")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, bf16, fp16, or auto: bf16 on GPUs and CPUs that have it. [by the recipe]")
+    ] = None,
     train_images: Annotated[int | None, typer.Option(help="Train on this many images only. [all]")] = None,
     val_fraction: Annotated[
         float | None, typer.Option(help="Share of the images held out to measure accuracy.")
@@ -67,6 +70,7 @@ def search(
         "max_params": max_params,
         "sampler": sampler,
         "recipe": recipe,
+        "precision": precision,
         "train_images": train_images,
         "val_fraction": val_fraction,
         "device": device,

@@ -6,6 +6,7 @@ Shapes in names: B batch, C channels, H and W space. Every layer gives channels_
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +53,9 @@ class Conv2d(nn.Conv2d):
             return super().forward(x_BCHW)
         # The same sum over the same pixels. In the backward pass of a channels_last map with few channels, oneDNN 3.12
         # writes past the buffer of a strided 1x1 convolution, and so crashes or spoils memory (its issue 6035).
-        down, right = self.stride
-        return nn.functional.conv2d(x_BCHW[:, :, ::down, ::right], self.weight, self.bias, groups=self.groups)
+        # The pixels are averages over 1x1: the gradient of a slice is not channels_last, that of a pool is.
+        picked_BCHW = nn.functional.avg_pool2d(x_BCHW, 1, self.stride)
+        return nn.functional.conv2d(picked_BCHW, self.weight, self.bias, groups=self.groups)
 
 
 class ConvBN(nn.Module):
@@ -91,9 +93,29 @@ def shortcut_pool(stride: int) -> nn.Module:
 
 def global_mean(x_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
     """GAP(x): the mean over H and W as B x C x 1 x 1, summed up and given in `dtype`."""
-    # Not an adaptive pool: fvcore charges for that one. Not mean(dtype=...): its gradient is spread out in `dtype`,
-    # which for bfloat16 maps takes 1.4 to 1.9 times as long as a sum's on one CPU core.
-    return x_BCHW.sum(dim=(2, 3), keepdim=True, dtype=dtype) / (x_BCHW.shape[2] * x_BCHW.shape[3])
+    # Not an adaptive pool: fvcore charges for that one. Not mean(): its gradient is divided after it was spread out.
+    pixels = x_BCHW.shape[2] * x_BCHW.shape[3]
+    if x_BCHW.dtype == dtype:
+        return x_BCHW.sum(dim=(2, 3), keepdim=True) / pixels
+    wide_BC11: Tensor = _WideSum.apply(x_BCHW, dtype)  # type: ignore[no-untyped-call]
+    return wide_BC11 / pixels
+
+
+class _WideSum(torch.autograd.Function):
+    """x.sum(dim=(2, 3), keepdim=True, dtype=dtype), whose own gradient is spread out in `dtype`, then copied.
+
+    That copy is not channels_last, and so slows down whatever it meets.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.like = x_BCHW.shape, x_BCHW.dtype
+        return x_BCHW.sum(dim=(2, 3), keepdim=True, dtype=dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        shape, dtype = ctx.like
+        return gradients[0].to(dtype).expand(shape), None
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager[object]:

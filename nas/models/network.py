@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nas.arch import Architecture, Stem
 from nas.models.blocks import ResidualBlock
-from nas.models.layers import ConvBN
+from nas.models.layers import ConvBN, global_mean
 
 STEM_POOLS: dict[str, Callable[[], nn.Module]] = {
     "none": nn.Identity,
@@ -31,7 +31,7 @@ class Network(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         features_BCHW = self.stages(self.stem(x_BCHW))
-        logits: Tensor = self.classifier(features_BCHW.mean(dim=(2, 3)))
+        logits: Tensor = self.classifier(global_mean(features_BCHW, self.classifier.weight.dtype).flatten(1))
         return logits
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from nas.checked import checked
+from nas.device import Precision
 from nas.pareto import COSTS, DIRECTIONS
 from nas.record import STUDY_NAME
 from nas.search.samplers import SAMPLERS
@@ -51,6 +52,8 @@ class SearchConfig(BaseModel):
     """Train on this many images only."""
     recipe: str | None = None
     """Name of the training recipe; None lets the data decide."""
+    precision: Precision | None = None
+    """Arithmetic of the layers, auto, fp32, bf16 or fp16; None: as in the recipe."""
     out: Path = Path("results")
     """Folder that holds the runs."""
 

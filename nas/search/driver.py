@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ from nas.search.gate import REJECTIONS, Candidate, Gate, Ledger, Unseen
 from nas.search.samplers import Proposer, derived_seed
 from nas.search.storage import Row, Store
 from nas.space import Option, SearchSpace
-from nas.train import RECIPES, recipe_for, resolve_device
+from nas.train import RECIPES, Recipe, recipe_for, resolve_device
 
 FORMAT = 1
 ATTEMPTS = 20
@@ -122,11 +122,15 @@ def _plan(config: SearchConfig) -> _Plan:
         where=f"space {space.name}",
     )
     resolve_device(config.device)
-    recipe = config.recipe or recipe_for(data)
-    if recipe not in RECIPES:
-        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, but got {recipe!r}")
     run = Run(config.out, config.study)
-    return _Plan(config, run, space, caps, anchor, data, RECIPES[recipe].to_json())
+    return _Plan(config, run, space, caps, anchor, data, _recipe(config, data).to_json())
+
+
+def _recipe(config: SearchConfig, data: ImageData) -> Recipe:
+    name = config.recipe or recipe_for(data)
+    if name not in RECIPES:
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, but got {name!r}")
+    return replace(RECIPES[name], precision=config.precision or RECIPES[name].precision)
 
 
 # ---- run.json ----------------------------------------------------------------------------------------------------
@@ -158,7 +162,7 @@ def _enter(plan: _Plan) -> None:
 
 
 def _describe(plan: _Plan) -> dict[str, Any]:
-    settings = plan.config.model_dump(mode="json", exclude={"max_macs", "max_params"})
+    settings = plan.config.model_dump(mode="json", exclude={"max_macs", "max_params", "precision"})
     data = plan.data
     value = {
         "format": FORMAT,
