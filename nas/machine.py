@@ -39,10 +39,12 @@ def keep_freed_memory() -> bool:
     """From now on this process reuses the memory that it frees instead of giving it back; False where it cannot.
 
     By default glibc returns every large block to the system, which clears each of its pages when it is asked for
-    again: in training on the CPU, every activation of every step. For processes of our own, as the setting is theirs
-    as a whole, and their memory stays at its peak.
+    again: in training on the CPU, every activation of every step. Large blocks are also asked for in huge pages, if
+    torch has allocated nothing yet. For processes of our own, as the settings are theirs as a whole, and their memory
+    stays at its peak.
     """
     if not sys.platform.startswith("linux"):
         return False
+    os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # read by torch at its first allocation
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     return mallopt is not None and bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, -1))  # -1: never

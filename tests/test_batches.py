@@ -21,6 +21,7 @@ from nas.data.batches import (
     Normalise,
     StreamedImages,
     _one_ahead,
+    _pixel_rows,
     draw,
     on_device,
     plain_batches,
@@ -269,3 +270,17 @@ def test_rows_choose_and_order_the_images_of_a_pool(tmp_path: Path) -> None:
     assert np.array_equal(split.gather(np.array([2, 0])), pool.images_NHWC[[5, 4]])
     with pytest.raises(ValueError, match="3 images need as many labels, but got 2"):
         Split(pool.images_NHWC, pool.labels[:2], rows=rows)
+
+
+def test_a_table_of_more_than_two_thousand_million_pixels_is_addressed_rightly() -> None:
+    """The last image of 2^29 of 2 x 2 pixels, as it is and cropped beyond its lower right corner."""
+    black = 2**31
+    rows = _pixel_rows(
+        2,
+        torch.tensor([2**29 - 1] * 2),
+        torch.tensor([0, 1]),
+        torch.tensor([0, 1]),
+        torch.zeros(2, dtype=torch.bool),
+        black,
+    )
+    assert rows.tolist() == [[[black - 4, black - 3], [black - 2, black - 1]], [[black - 1, black], [black, black]]]

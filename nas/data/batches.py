@@ -148,10 +148,11 @@ class Normalise:
     def of(cls, data: ImageData) -> Normalise:
         return cls(data.mean, data.std)
 
-    def to(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Factor and shift (C) on the device."""
+    def line(self, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Factor and shift (W * C) of a line of pixels: a broadcast over C alone runs 3 values at a time on the CPU."""
         std = torch.tensor(self.std)
-        return (1 / (255 * std)).to(device), (-torch.tensor(self.mean) / std).to(device)
+        factor_C, shift_C = 1 / (255 * std), -torch.tensor(self.mean) / std
+        return factor_C.repeat(width).to(device), shift_C.repeat(width).to(device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +195,7 @@ def train_batches(
 
     first: the batch, counted from 0, to begin with; the ones before it are not computed.
     """
-    factor, shift = normalise.to(images.device)
+    factor, shift = normalise.line(images.size, images.device)
     steps = steps_per_epoch(len(images), batch_size)
     assert 0 <= first <= steps
     moved = drawn.to(images.device)
@@ -210,21 +211,25 @@ def train_batches(
 
 def plain_batches(images: Images, normalise: Normalise, *, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """(x_BCHW float32 channels_last, labels_B) in order and only normalised; the last may be smaller."""
-    factor, shift = normalise.to(images.device)
+    factor, shift = normalise.line(images.size, images.device)
     for start, pixels_PC in zip(range(0, len(images), batch_size), images.blocks(batch_size), strict=True):
         yield _image(pixels_PC, images.size, factor, shift), images.labels_N[start : start + batch_size]
 
 
 def _pixel_rows(size: int, place_B: Tensor, down_B: Tensor, right_B: Tensor, flip_B: Tensor, black: int) -> Tensor:
-    """(B, H, W): for each output pixel its row in the pixel table, the row `black` outside the image."""
+    """(B, H, W): for each output pixel its row in the pixel table, the last row `black` outside the image.
+
+    Lines and columns outside count as `black`, so the sum is at least that much, and is cut down to it.
+    """
+    dtype = torch.int32 if 2 * black < 2**31 else torch.int64
     line = torch.arange(size, device=place_B.device)
-    y_BH1 = (line + down_B[:, None])[:, :, None]
-    x_B1W = (torch.where(flip_B[:, None], size - 1 - line, line) + right_B[:, None])[:, None, :]
-    inside_BHW = (y_BH1 >= 0) & (y_BH1 < size) & (x_B1W >= 0) & (x_B1W < size)
-    rows_BHW = place_B[:, None, None] * size**2 + y_BH1 * size + x_B1W
-    return torch.where(inside_BHW, rows_BHW, black)
+    y_BH = line + down_B[:, None]
+    x_BW = torch.where(flip_B[:, None], size - 1 - line, line) + right_B[:, None]
+    first_BH = torch.where((y_BH >= 0) & (y_BH < size), place_B[:, None] * size**2 + y_BH * size, black).to(dtype)
+    after_BW = torch.where((x_BW >= 0) & (x_BW < size), x_BW, black).to(dtype)
+    return (first_BH[:, :, None] + after_BW[:, None, :]).clamp_(max=black)
 
 
-def _image(pixels_PC: Tensor, size: int, factor: Tensor, shift: Tensor) -> Tensor:
-    values_PC = pixels_PC.float().mul_(factor).add_(shift)
-    return values_PC.view(-1, size, size, values_PC.shape[1]).permute(0, 3, 1, 2)
+def _image(pixels_PC: Tensor, size: int, factor_L: Tensor, shift_L: Tensor) -> Tensor:
+    values_BHL = pixels_PC.view(-1, size, len(factor_L)).float().mul_(factor_L).add_(shift_L)
+    return values_BHL.view(-1, size, size, pixels_PC.shape[1]).permute(0, 3, 1, 2)

@@ -52,10 +52,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         t_BCHW: Tensor = self.pool_before(self.pre(x_BCHW))
         t_BCHW = self.pool_after(self.mix(t_BCHW))
-        t_BCHW = self.gate(self.post(t_BCHW))
-        # In place: no backward pass reads the output of a batch norm, of a gate's product or of this sum.
-        t_BCHW += self.shortcut(x_BCHW)
-        return t_BCHW.relu_()
+        t_BCHW = self.gate(self.post(t_BCHW)) + self.shortcut(x_BCHW)
+        return t_BCHW.relu()
 
 
 def _pool(block: BlockSpec, place: Avd) -> nn.Module:

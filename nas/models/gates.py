@@ -25,7 +25,7 @@ class ChannelGate(nn.Module):
         """The gate itself, B x C x 1 x 1."""
         with no_autocast(x_BCHW.device):
             pooled_BC11 = global_mean(x_BCHW, self.fc1.weight.dtype)
-            scale_BC11: Tensor = self.fc2(self.fc1(pooled_BC11).relu_())
+            scale_BC11: Tensor = self.fc2(self.fc1(pooled_BC11).relu())
             return scale_BC11.sigmoid().to(x_BCHW.dtype)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

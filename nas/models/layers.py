@@ -1,6 +1,7 @@
 """Convolution, convolution + batch norm, pools: what gates, mixers and blocks are made of.
 
-Shapes in names: B batch, C channels, H and W space. Every layer gives channels_last for channels_last.
+Shapes in names: B batch, C channels, H and W space. Every layer gives channels_last for channels_last. ReLUs and sums are
+not in place: that saves no memory, as no backward pass keeps their inputs, and is the slower form for bfloat16 on a CPU.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class ConvBN(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         y_BCHW: Tensor = self.bn(self.conv(x_BCHW))
-        return y_BCHW.relu_() if self.relu else y_BCHW
+        return y_BCHW.relu() if self.relu else y_BCHW
 
 
 def avd_pool(stride: int) -> nn.Module:

@@ -35,7 +35,7 @@ class AttentionMixer(nn.Module):
     def logits(self, pooled_BC11: Tensor) -> Tensor:
         """B x M x C x 1 x 1. fc2 is grouped, so its rows are group-major: row k*(M*C/K) + m*(C/K) + c'."""
         with no_autocast(pooled_BC11.device):
-            z_Bh11 = self.fc_bn(self.fc1(pooled_BC11)).relu_()
+            z_Bh11 = self.fc_bn(self.fc1(pooled_BC11)).relu()
             rows_BKMc11 = torch.unflatten(self.fc2(z_Bh11), 1, (self.groups, self.branches, -1))
             logits_BMC11: Tensor = rows_BKMc11.transpose(1, 2).flatten(2, 3)
             return logits_BMC11
@@ -113,7 +113,7 @@ class SplitAttentionMixer(AttentionMixer):
         return logits_BMC11.softmax(dim=1) if self.branches > 1 else logits_BMC11.sigmoid()
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        v_BCHW = self.conv_bn(self.convolve(x_BCHW)).relu_()
+        v_BCHW = self.conv_bn(self.convolve(x_BCHW)).relu()
         pooled_BRC11 = torch.unflatten(global_mean(v_BCHW, self.fc1.weight.dtype), 1, (self.branches, -1))
         return self.attend(v_BCHW.chunk(self.branches, dim=1), pooled_BRC11.sum(dim=1))
 
