@@ -25,6 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -374,6 +375,7 @@ def _cuda_devices() -> list[str]:
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
+@cache  # reading it takes a millisecond, every result.json holds it, and a running process has one
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,24 @@ def test_reports_come_once_an_epoch(digits: ImageData) -> None:
     assert [(report.epoch, report.epochs) for report in reports] == [(1, 3), (2, 3), (3, 3)]
     assert tuple(report.loss for report in reports) == result.loss_curve
     assert all(report.images_per_s > 0 for report in reports)
+
+
+def test_steps_may_run_compiled(digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the backend that compiles nothing: what is compiled is the network of the steps, and its weights are ours."""
+    graphs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: Any) -> Any:
+        graphs.append(len(graph.graph.nodes))
+        return graph.forward
+
+    compile_network = partial(torch.compile, backend=backend)
+    monkeypatch.setattr(torch, "compile", compile_network)
+    plain = quick(digits, checkpoint=tmp_path / "plain")
+    assert graphs == []
+    compiled = quick(digits, checkpoint=tmp_path / "compiled", compiled=True)
+    assert max(graphs) > 20
+    assert compiled.loss_curve == pytest.approx(plain.loss_curve, rel=1e-4)
+    assert load_weights(tmp_path / "compiled").keys() == load_weights(tmp_path / "plain").keys()
 
 
 # seeds

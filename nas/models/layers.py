@@ -1,7 +1,7 @@
 """Convolution, convolution + batch norm, pools: what gates, mixers and blocks are made of.
 
-Shapes in names: B batch, C channels, H and W space. Every layer gives channels_last for channels_last. ReLUs and sums are
-not in place: that saves no memory, as no backward pass keeps their inputs, and is the slower form for bfloat16 on a CPU.
+Shapes in names: B batch, C channels, H and W space. Every layer gives channels_last for channels_last. ReLUs and sums
+are not in place: that would save no memory, as no backward pass keeps their inputs, and is slow for bfloat16 on a CPU.
 """
 
 from __future__ import annotations

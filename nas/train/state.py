@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
@@ -25,13 +26,15 @@ _GENERATOR = Lock()
 class Training:
     """A network, its optimiser and how far they have come.
 
-    step: steps of the trunk. spent: all steps, those of thrown-away branches included. losses: the mean loss of each
-    epoch begun; loss_sum, loss_images: of the epoch under way, on the device. average: the running average of the
-    parameters, where the recipe wants one. evaluations: accuracy and loss on the validation split, by budget in steps.
-    evaluated: the weights that gave the last of them, where they are not those of the trunk.
+    forward: what a step calls, the model or its compiled form. step: steps of the trunk. spent: all steps, those of
+    thrown-away branches included. losses: the mean loss of each epoch begun; loss_sum, loss_images: of the epoch under
+    way, on the device. average: the running average of the parameters, where the recipe wants one. evaluations:
+    accuracy and loss on the validation split, by budget in steps. evaluated: the weights that gave the last of them,
+    where they are not those of the trunk.
     """
 
     model: nn.Module
+    forward: Callable[[Tensor], Tensor]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     device: torch.device
@@ -55,7 +58,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with autocast(self.device, self.precision):
-            loss = nn.functional.cross_entropy(self.model(x_BCHW), labels_B, label_smoothing=label_smoothing)
+            loss = nn.functional.cross_entropy(self.forward(x_BCHW), labels_B, label_smoothing=label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self.optimizer)
@@ -76,11 +79,12 @@ class Training:
             self.loss_sum, self.loss_images = torch.zeros_like(self.loss_sum), 0
 
     def branch(self) -> Training:
-        """A copy that goes on by itself."""
+        """A copy that goes on by itself, not compiled."""
         model, optimizer, scaler = copy.deepcopy((self.model, self.optimizer, self.scaler))
         return replace(
             self,
             model=model,
+            forward=model,
             optimizer=optimizer,
             scaler=scaler,
             loss_sum=self.loss_sum.clone(),
@@ -126,7 +130,7 @@ _PLAIN = ("loss_images", "step", "spent", "seconds", "losses", "evaluations")
 """Fields of a training that a checkpoint holds as they are."""
 
 
-def start(arch: Architecture, recipe: Recipe, seed: int, device: torch.device) -> Training:
+def start(arch: Architecture, recipe: Recipe, seed: int, device: torch.device, *, compiled: bool = False) -> Training:
     """A training before its first step: weights drawn by `seed`."""
     model = _seeded_model(arch, recipe, seed)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -135,6 +139,7 @@ def start(arch: Architecture, recipe: Recipe, seed: int, device: torch.device) -
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     return Training(
         model=model,
+        forward=torch.compile(model) if compiled else model,
         optimizer=_optimizer(model, recipe, device),
         scaler=scaler,
         device=device,

@@ -86,6 +86,7 @@ def train(
     steps: int | None = None,
     seed: int,
     device: str = "auto",
+    compiled: bool = False,
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 30.0,
     on_epoch: Callable[[EpochReport], None] | None = None,
@@ -99,6 +100,9 @@ def train(
     starts again. The same seed gives the same batches on every device, and the same numbers on one CPU with one number
     of threads, in one go or in parts, whatever budgets were evaluated on the way.
 
+    compiled: steps run through torch.compile, for long trainings: the first step takes up to some minutes, a CPU needs
+    a C++ compiler for it, and the numbers are rounded otherwise than without.
+
     A loss that is not finite at the end of an epoch ends the training with status "diverged". Raises ValueError when
     data, budget, seed or device cannot be used, or when the checkpoint is that of another training.
     """
@@ -108,7 +112,7 @@ def train(
     where = resolve_device(device)
     size = data.size  # an architecture takes any input size
     data.require(in_channels=arch.in_channels, num_classes=arch.num_classes, input_size=size, where="the architecture")
-    run = _Run(start(arch, recipe, seed, where), arch, data, recipe, seed, budget, checkpoint)
+    run = _Run(start(arch, recipe, seed, where, compiled=compiled), arch, data, recipe, seed, budget, checkpoint)
     notes = run.resume()
     run.to_budget(checkpoint_every_s, on_epoch)
     return run.result(notes)

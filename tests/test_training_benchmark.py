@@ -1,0 +1,68 @@
+"""The training benchmark: its plain networks are the same functions, its tables come out of a small real run."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from architectures import NETWORKS
+
+from nas.arch import Architecture
+from nas.data import load
+from nas.models import build
+from nas.train import RECIPES
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def plain_loop() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        return importlib.import_module("plain_loop")
+
+
+@pytest.mark.parametrize("arch", NETWORKS.values(), ids=NETWORKS)
+def test_the_published_forms_give_the_same_numbers(arch: Architecture, plain_loop: ModuleType) -> None:
+    """The fast forms, in channels_last, against views and sums in NCHW: outputs and gradients, float32."""
+    torch.manual_seed(0)
+    fast = build(arch)
+    plain = build(arch)
+    plain.load_state_dict(fast.state_dict())
+    plain_loop.published(plain)
+    fast = fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x_BCHW = torch.randn(8, 3, 12, 12)
+    fast_logits, plain_logits = fast(x_BCHW.contiguous(memory_format=torch.channels_last)), plain(x_BCHW)
+    torch.testing.assert_close(fast_logits, plain_logits, rtol=1e-5, atol=1e-5)
+    for logits in (fast_logits, plain_logits):
+        logits.square().mean().backward()
+    for ours, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
+        assert ours.grad is not None and theirs.grad is not None
+        assert (ours.grad - theirs.grad).norm() <= 1e-2 * theirs.grad.norm() + 1e-5
+
+
+def test_the_plain_loop_learns(plain_loop: ModuleType) -> None:
+    torch.manual_seed(0)
+    data = load("digits")
+    accuracy = plain_loop.train(
+        replace(NETWORKS["bottleneck split r2"], in_channels=1, num_classes=10),
+        data,
+        RECIPES["digits"],
+        steps=60,
+        device=torch.device("cpu"),
+    )
+    assert accuracy > 0.5
+
+
+def test_a_small_run_prints_every_table() -> None:
+    small = ["--sizes", "tiny", "--rounds", "1", "--overhead-rounds", "2", "--cores", "1"]
+    command = [sys.executable, str(FOLDER / "training.py"), *small, "--tables", "pipeline", "--device", "cpu"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "**Batches alone, one thread a side**" in said
+    assert said.count("\n| ") == 4
