@@ -30,21 +30,22 @@ def plain_loop() -> ModuleType:
 
 @pytest.mark.parametrize("arch", NETWORKS.values(), ids=NETWORKS)
 def test_the_published_forms_give_the_same_numbers(arch: Architecture, plain_loop: ModuleType) -> None:
-    """The fast forms, in channels_last, against views and sums in NCHW: outputs and gradients, float32."""
+    """The fast forms, in channels_last, against views and sums in NCHW: float32 outputs, and gradients in float64.
+
+    In float32 the batch norm of the attention amplifies the gradients' rounding.
+    """
     torch.manual_seed(0)
-    fast = build(arch)
-    plain = build(arch)
+    fast, plain = build(arch), build(arch)
     plain.load_state_dict(fast.state_dict())
     plain_loop.published(plain)
     fast = fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x_BCHW = torch.randn(8, 3, 12, 12)
-    fast_logits, plain_logits = fast(x_BCHW.contiguous(memory_format=torch.channels_last)), plain(x_BCHW)
-    torch.testing.assert_close(fast_logits, plain_logits, rtol=1e-5, atol=1e-5)
-    for logits in (fast_logits, plain_logits):
-        logits.square().mean().backward()
+    x_BHWC = x_BCHW.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(fast(x_BHWC), plain(x_BCHW), rtol=1e-5, atol=1e-5)
+    for model, images in ((fast.double(), x_BHWC), (plain.double(), x_BCHW)):
+        model(images.double()).square().mean().backward()
     for ours, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
-        assert ours.grad is not None and theirs.grad is not None
-        assert (ours.grad - theirs.grad).norm() <= 1e-2 * theirs.grad.norm() + 1e-5
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-8, atol=1e-10)
 
 
 def test_the_plain_loop_learns(plain_loop: ModuleType) -> None:
