@@ -6,7 +6,7 @@
 Trains random networks of a space under two regimes (an equal-cost band, and the whole range of costs), with several
 seeds, by every schedule and to every budget. Each finished training is appended to the file of rows, so the same
 command goes on after an interruption. The report, in Markdown, gives for each schedule and budget the rank correlation
-with the longest training of another seed (schedule "cycle"), against two controls: MACs alone, and the longest
+with the longest training of another seed by one schedule for all, against two controls: MACs alone, and the longest
 training of one seed against that of another, the ceiling that noise sets.
 """
 
@@ -42,8 +42,6 @@ BAND = 1.1
 """Networks of the equal-cost band differ in MACs by at most this factor."""
 POOL = 4000
 """Random networks among which those of a regime are chosen."""
-REFERENCE = "cycle"
-"""The schedule whose longest training is the truth for all."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def main() -> None:
         for _ in run(tasks(options), options.rows, options.workers):
             print(".", end="", flush=True)
         print()
-    print(report(read(options.rows)))
+    print(report(read(options.rows), options.reference))
 
 
 def parse() -> argparse.Namespace:
@@ -101,6 +99,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=10_000, help="training images [10000]")
     parser.add_argument("--budgets", default="20,40,80,160,320", help="steps, rising [20,40,80,160,320]")
     parser.add_argument("--schedules", default=",".join(get_args(Schedule)), help="[all]")
+    parser.add_argument("--reference", default="cycle", help="schedule whose longest trainings are the truth [cycle]")
     parser.add_argument("--band-quantile", type=float, default=0.1, help="where in the MACs the band begins [0.1]")
     parser.add_argument("--max-macs", type=float, default=math.inf, help="no network above, in either regime [none]")
     parser.add_argument("--val-fraction", type=float, default=0.1, help="[0.1]")
@@ -217,52 +216,66 @@ def append(path: Path, rows: Sequence[Row]) -> None:
         writer.writerows(asdict(row) for row in rows)
 
 
-def report(rows: Sequence[Row]) -> str:
+def report(rows: Sequence[Row], reference: str) -> str:
     where = environment()
     lines = [f"{where['cpu']}, {where['cores']} cores, Python {where['python']}, torch {where['versions']['torch']}"]
     for regime in sorted({row.regime for row in rows}):
-        lines += ["", *section(regime, [row for row in rows if row.regime == regime])]
+        lines += ["", *section(regime, [row for row in rows if row.regime == regime], reference)]
     return "\n".join(lines)
 
 
-def section(regime: str, rows: Sequence[Row]) -> list[str]:
+def section(regime: str, rows: Sequence[Row], reference: str) -> list[str]:
     """Only networks that have every schedule, budget and seed are compared."""
     seeds = sorted({row.seed for row in rows})
     kinds = sorted({(row.schedule, row.budget) for row in rows})
-    accuracy = {(row.key, row.seed, row.schedule, row.budget): row.accuracy for row in rows}
+    found = {(row.key, row.seed, row.schedule, row.budget): row for row in rows}
     macs = {row.key: row.macs for row in rows}
-    keys = [key for key in macs if all((key, seed, *kind) in accuracy for seed in seeds for kind in kinds)]
+    keys = [key for key in macs if all((key, seed, *kind) in found for seed in seeds for kind in kinds)]
     if len(seeds) < 2 or len(keys) < 3:
         return [f"{regime}: {len(keys)} networks with {len(seeds)} seeds are whole: too few to compare"]
     longest = max(budget for _, budget in kinds)
     spent = {kind: max(row.spent_steps for row in rows if (row.schedule, row.budget) == kind) for kind in kinds}
 
-    def column(seed: int, kind: tuple[str, int]) -> list[float]:
-        return [accuracy[(key, seed, *kind)] for key in keys]
+    def column(seed: int, kind: tuple[str, int], score: Callable[[Row], float]) -> list[float]:
+        return [score(found[(key, seed, *kind)]) for key in keys]
+
+    truth = {seed: column(seed, (reference, longest), by_accuracy) for seed in seeds}
 
     def against_others(values: Callable[[int], list[float]]) -> str:
         """Mean over the pairs of different seeds: values of one, longest training of the other."""
-        pairs = [(values(a), column(b, (REFERENCE, longest))) for a, b in itertools.permutations(seeds, 2)]
+        pairs = [(values(a), truth[b]) for a, b in itertools.permutations(seeds, 2)]
         if any(len(set(x)) < 2 or len(set(y)) < 2 for x, y in pairs):
             return "- | -"
         rho, tau = (np.mean([measure(x, y) for x, y in pairs]) for measure in (spearman, kendall))
         return f"{rho:.2f} | {tau:.2f}"
 
-    best = [accuracy[(key, seed, REFERENCE, longest)] for key in keys for seed in seeds]
+    best = [accuracy for values in truth.values() for accuracy in values]
     prices = [macs[key] for key in keys]
     lines = [
         f"**{regime}**: {len(keys)} networks of {min(prices):,} to {max(prices):,} MACs, {len(seeds)} seeds; "
-        f"accuracies of the longest trainings {min(best):.3f} to {max(best):.3f}",
+        f"accuracies of the longest trainings by {reference} {min(best):.3f} to {max(best):.3f}",
         "",
-        "| schedule | steps | steps spent on the way | Spearman | Kendall |",
-        "|---|---|---|---|---|",
-        f"| MACs alone | 0 | 0 | {against_others(lambda _: [float(macs[key]) for key in keys])} |",
+        "| schedule | steps | steps spent on the way | Spearman | Kendall | Spearman by loss | Kendall by loss |",
+        "|---|---|---|---|---|---|---|",
+        f"| MACs alone | 0 | 0 | {against_others(lambda _: [float(price) for price in prices])} | - | - |",
     ]
     for kind in kinds:
-        ceiling = " (the ceiling)" if kind == (REFERENCE, longest) else ""
-        shown = against_others(lambda seed, kind=kind: column(seed, kind))  # type: ignore[misc]
+        ceiling = " (the ceiling)" if kind == (reference, longest) else ""
+        shown = " | ".join(
+            against_others(lambda seed, kind=kind, score=score: column(seed, kind, score))  # type: ignore[misc]
+            for score in (by_accuracy, by_loss)
+        )
         lines.append(f"| {kind[0]}{ceiling} | {kind[1]} | {spent[kind]} | {shown} |")
     return lines
+
+
+def by_accuracy(row: Row) -> float:
+    return row.accuracy
+
+
+def by_loss(row: Row) -> float:
+    """A diverged training ranks last."""
+    return -min(row.val_loss, 1e9)
 
 
 if __name__ == "__main__":

@@ -28,14 +28,16 @@ def test_ranks_are_compared_between_seeds_only(fidelity: ModuleType) -> None:
     rows = []
     for place, key in enumerate("abcd"):
         for seed in (0, 1):
-            rows.append(fidelity.Row("band", key, 100 + place, seed, "cycle", 40, 60, 0.5 + 0.1 * place, 2.0, 1.0))
+            rows.append(
+                fidelity.Row("band", key, 100 + place, seed, "cycle", 40, 60, 0.5 + 0.1 * place, 2.0 - 0.1 * place, 1.0)
+            )
             short = 0.5 - 0.1 * place if seed == 0 else 0.5 + 0.1 * place
             rows.append(fidelity.Row("band", key, 100 + place, seed, "branch", 20, 20, short, 2.0, 1.0))
-    lines = fidelity.section("band", rows)
-    assert "| MACs alone | 0 | 0 | 1.00 | 1.00 |" in lines
-    assert "| cycle (the ceiling) | 40 | 60 | 1.00 | 1.00 |" in lines
-    assert "| branch | 20 | 20 | 0.00 | 0.00 |" in lines  # the mean of -1 and 1
-    assert "too few" in fidelity.section("band", rows[:4])[0]
+    lines = fidelity.section("band", rows, "cycle")
+    assert "| MACs alone | 0 | 0 | 1.00 | 1.00 | - | - |" in lines
+    assert "| cycle (the ceiling) | 40 | 60 | 1.00 | 1.00 | 1.00 | 1.00 |" in lines  # the smaller the loss, the better
+    assert "| branch | 20 | 20 | 0.00 | 0.00 | - | - |" in lines  # the mean of -1 and 1
+    assert "too few" in fidelity.section("band", rows[:4], "cycle")[0]
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
