@@ -42,6 +42,8 @@ from nas.train.trainer import epoch_generator
 from nas.units import format_count
 
 VAL_FRACTION = 0.2
+PACKED = ("tiny conv", "small split R2", "mid conv", "mid split R2")
+"""Networks whose trials an hour are compared."""
 
 
 @dataclass(frozen=True)
@@ -288,7 +290,7 @@ def main() -> None:
             "trials": lambda: trials(chosen, options.rounds),
             "pipeline": lambda: pipeline([cases[f"{size} conv"] for size in SIZES], options.rounds),
             "overhead": lambda: overhead(cases, options.overhead_rounds),
-            "packed": lambda: packed([cases["mid conv"], cases["mid split R2"]], options.rounds, options.cores),
+            "packed": lambda: packed([cases[name] for name in PACKED], options.rounds, options.cores),
         }
         for name in options.tables.split(","):
             print("\n" + "\n".join(tables[name]()), flush=True)
@@ -415,27 +417,31 @@ def overhead(cases: dict[str, Case], rounds: int) -> list[str]:
 
 
 def packed(cases: Sequence[Case], rounds: int, cores: int) -> list[str]:
-    """`cores` trials at a time in processes of one thread, against one at a time in a process of `cores` threads."""
+    """`cores` trials at a time in processes of one thread, against one at a time in a process of `cores` threads.
+
+    crowded: as many processes, each of which has all the threads.
+    """
     plain_side, wide = Side(cores, keep=False), Side(cores, keep=True)
-    narrow = [Side(1, keep=True) for _ in range(cores)]
+    narrow, crowd = ([Side(threads, keep=True) for _ in range(cores)] for threads in (1, cores))
     lines = [
         f"**Trials an hour on {cores} cores**",
         "",
-        f"| network | plain, {cores} threads | ours, {cores} threads | ours, {cores} processes of one thread "
-        "| packed over plain | packed over not packed |",
-        "|---|---|---|---|---|---|",
+        f"| network | plain, {cores} threads | ours, {cores} threads | crowded | packed: {cores} processes, one thread "
+        "| packed over plain | packed over one process |",
+        "|---|---|---|---|---|---|---|",
     ]
     for case in cases:
         ways: list[Callable[[], float]] = [
             lambda case=case: plain_side.seconds("plain", case),  # type: ignore[misc]
             lambda case=case: wide.seconds("ours", case),  # type: ignore[misc]
+            lambda case=case: together(crowd, case) / cores,  # type: ignore[misc]
             lambda case=case: together(narrow, case) / cores,  # type: ignore[misc]
         ]
         for way in ways:
             way()
         seconds = [[way() for way in ways] for _ in range(rounds)]
         hourly = [spread([3600 / one for one in way], ".0f") for way in zip(*seconds, strict=True)]
-        gains = [spread([row[index] / row[2] for row in seconds], ".2f") for index in (0, 1)]
+        gains = [spread([row[index] / row[-1] for row in seconds], ".2f") for index in (0, 1)]
         lines.append("| " + " | ".join([case.name, *hourly, *gains]) + " |")
     return lines
 

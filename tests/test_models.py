@@ -20,7 +20,7 @@ from nas.device import Precision, autocast
 from nas.models import build
 from nas.models.blocks import ResidualBlock
 from nas.models.gates import build_gate
-from nas.models.layers import Conv2d, avd_pool, shortcut_pool
+from nas.models.layers import Conv2d, avd_pool, global_mean, shortcut_pool
 from nas.models.mixers import MIXERS as MIXER_MODULES
 from nas.models.mixers import AttentionMixer, HybridMixer, build_mixer
 
@@ -399,6 +399,17 @@ def test_a_training_step_never_leaves_the_layout(arch: Architecture, precision: 
         loss.backward()
     assert operations.count > 50
     assert operations.lost == []
+
+
+def test_global_means_of_bfloat16_are_summed_up_in_float32() -> None:
+    """Their gradient is the mean's: the same share of it at every pixel, in the maps' own precision."""
+    x_BCHW = _image(0, BATCH, 4, 9, 7).bfloat16().requires_grad_()
+    mean_BC11 = global_mean(x_BCHW, torch.float32)
+    torch.testing.assert_close(mean_BC11, x_BCHW.detach().float().mean(dim=(2, 3), keepdim=True))
+    gradient_BC11 = torch.randn(BATCH, 4, 1, 1)
+    mean_BC11.backward(gradient_BC11)  # type: ignore[no-untyped-call]
+    assert x_BCHW.grad is not None and x_BCHW.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(x_BCHW.grad, (gradient_BC11 / 63).bfloat16().expand(BATCH, 4, 9, 7))
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
