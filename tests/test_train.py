@@ -36,6 +36,7 @@ from nas.train.schedule import learning_rate
 
 CPU = torch.device("cpu")
 DIGITS = RECIPES["digits"]
+CYCLE = replace(DIGITS, schedule="cycle")
 
 
 def tiny(**changed: Any) -> Architecture:
@@ -144,7 +145,7 @@ def test_the_preset_follows_the_images(size: int, channels: int, name: str) -> N
 
 @given(total=st.integers(1, 500), warmup=st.floats(0, 0.9))
 def test_the_rate_rises_to_its_peak_then_falls_to_the_last_step(total: int, warmup: float) -> None:
-    recipe = replace(DIGITS, warmup_fraction=warmup, learning_rate=0.5)
+    recipe = replace(CYCLE, warmup_fraction=warmup, learning_rate=0.5)
     rates = [learning_rate(step, total, recipe) for step in range(total)]
     peak = rates.index(max(rates))
     assert max(rates) == pytest.approx(0.5)
@@ -156,7 +157,7 @@ def test_the_rate_rises_to_its_peak_then_falls_to_the_last_step(total: int, warm
 
 def test_the_rate_of_ten_steps_on_paper() -> None:
     """Two of ten steps warm up: 1/2, 2/2; then eight steps from 8/8 down to 1/8."""
-    recipe = replace(DIGITS, warmup_fraction=0.2, learning_rate=1.0)
+    recipe = replace(CYCLE, warmup_fraction=0.2, learning_rate=1.0)
     expected = [1 / 2, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
     assert [learning_rate(step, 10, recipe) for step in range(10)] == pytest.approx(expected)
 
@@ -239,7 +240,7 @@ def test_an_absurd_learning_rate_diverges_with_a_reason(digits: ImageData, tmp_p
 
 def test_every_setting_of_the_recipe_acts(digits: ImageData) -> None:
     """Each changed setting gives another loss curve, but for the two that only change how the same is computed."""
-    base = quick(digits).loss_curve
+    base = quick(digits, CYCLE).loss_curve
     changes: dict[str, Any] = {
         "learning_rate": 0.1,
         "momentum": 0.5,
@@ -253,13 +254,13 @@ def test_every_setting_of_the_recipe_acts(digits: ImageData) -> None:
         "zero_init_residual": True,
     }
     for name, value in changes.items():
-        assert quick(digits, replace(DIGITS, **{name: value})).loss_curve != base, name
-    assert quick(digits, replace(DIGITS, channels_last=False)).loss_curve == pytest.approx(base, rel=1e-3)
-    other_bn = quick(digits, replace(DIGITS, bn_momentum=0.01))  # acts in evaluation only
+        assert quick(digits, replace(CYCLE, **{name: value})).loss_curve != base, name
+    assert quick(digits, replace(CYCLE, channels_last=False)).loss_curve == pytest.approx(base, rel=1e-3)
+    other_bn = quick(digits, replace(CYCLE, bn_momentum=0.01))  # acts in evaluation only
     assert other_bn.loss_curve == base
-    assert other_bn.accuracy != quick(digits).accuracy
-    branch, average = (replace(DIGITS, schedule=name) for name in ("branch", "average"))
-    acting = {quick(digits, recipe).loss_curve for recipe in (DIGITS, branch, replace(branch, warmup_steps=3))}
+    assert other_bn.accuracy != quick(digits, CYCLE).accuracy
+    branch, average = (replace(CYCLE, schedule=name) for name in ("branch", "average"))
+    acting = {quick(digits, recipe).loss_curve for recipe in (CYCLE, branch, replace(branch, warmup_steps=3))}
     assert len(acting) == 3
     ends = [quick(digits, recipe) for recipe in (branch, average, replace(branch, cooldown_fraction=0.5))]
     assert len({(end.loss_curve, end.accuracy) for end in ends}) == 3
@@ -331,7 +332,7 @@ def test_every_epoch_and_seed_has_its_own_order(digits: ImageData, monkeypatch: 
 
     monkeypatch.setattr(trainer, "train_batches", recording)
     for seed in (0, 0, 1):
-        quick(digits, seed=seed)
+        quick(digits, CYCLE, seed=seed)
     assert orders[:2] == orders[2:4]
     assert len(set(orders)) == 4
 
@@ -409,7 +410,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(digits: ImageData, tmp_path: P
     [
         ("seed", {"seed": 1}),
         ("budget", {"epochs": 3}),
-        ("recipe", {"recipe": replace(DIGITS, momentum=0.8)}),
+        ("recipe", {"recipe": replace(CYCLE, momentum=0.8)}),
         ("key", {"arch": tiny(depth=2)}),
         ("data", {"data": "digits of another split"}),
     ],
@@ -417,12 +418,12 @@ def test_a_failed_write_leaves_the_old_checkpoint(digits: ImageData, tmp_path: P
 def test_another_training_s_checkpoint_is_refused(
     digits: ImageData, tmp_path: Path, name: str, changed: dict[str, Any]
 ) -> None:
-    quick(digits, checkpoint=tmp_path / "checkpoint")
+    quick(digits, CYCLE, checkpoint=tmp_path / "checkpoint")
     before = (tmp_path / "checkpoint").read_bytes()
     if "data" in changed:
         changed = {"data": load("digits", train_images=200, seed=1)}
     with pytest.raises(ValueError, match=f"checkpoint belongs to another training: its {name} differ"):
-        quick(**{"data": digits, "checkpoint": tmp_path / "checkpoint", **changed})
+        quick(**{"data": digits, "recipe": CYCLE, "checkpoint": tmp_path / "checkpoint", **changed})
     assert (tmp_path / "checkpoint").read_bytes() == before
 
 

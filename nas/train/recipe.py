@@ -39,7 +39,7 @@ class Recipe:
     batch_size: int
     """Images a step, at least 2. An epoch is cut into equal batches of at most so many."""
 
-    schedule: Schedule = "cycle"
+    schedule: Schedule = "average"
     """How the rate falls, and so whether a larger budget continues a smaller one: see `nas.train.schedule`."""
 
     warmup_fraction: float = 0.2
