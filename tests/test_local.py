@@ -145,14 +145,11 @@ FATES: dict[str, tuple[tuple[str, ...], str | None, int]] = {
     "a Ctrl-C is not for workers": (("ctrl-c",), None, 1),
     "an exception is final": (("error", "ok"), "RuntimeError: no luck", 1),
     "killed once": (("kill", "ok"), None, 2),
-    "killed twice": (("kill", "kill", "ok"), None, 3),
     "always killed": (("kill",), "the worker died (SIGKILL) in 3 attempts", 3),
     "a crash in C": (("segfault", "ok"), None, 2),
-    "always leaves": (("exit",), "the worker died (exit code 7) in 3 attempts", 3),
     "hung once": (("hang", "ok"), None, 2),
-    "memory for the second": (("memory", "ok"), None, 2),
     "never any memory": (("memory",), "out of memory", 3),
-    "an exception at last": (("memory", "error"), "RuntimeError: no luck", 2),
+    "memory for the second": (("memory", "ok"), None, 2),
     "one after the other": (
         ("memory", "kill", "exit"),
         "out of memory, then the worker died (SIGKILL), then the worker died (exit code 7)",
@@ -208,11 +205,11 @@ def test_the_death_of_an_idle_worker_costs_no_attempt(executor: LocalExecutor, t
         assert collect(executor, 1)[0]["attempts"] == 1
         (pid,) = pids(folder)
         os.kill(pid, signal.SIGKILL)
-        until(lambda pid=pid: not is_running(pid))
+        until(lambda: not is_running(pid))  # noqa: B023 -- called at once
 
 
 def test_the_start_of_a_worker_is_not_part_of_the_time_limit(tmp_path: Path) -> None:
-    executor = LocalExecutor(obey, workers=1, device="cpu", trial_timeout_s=LIMIT_S, settle=dawdle)
+    executor = LocalExecutor(obey, workers=1, device="cpu", trial_timeout_s=1.0, settle=dawdle)
     submit(executor, tmp_path, ["ok"])
     assert collect(executor, 1)[0]["attempts"] == 1
     executor.close()
@@ -274,11 +271,10 @@ def scored_and_killed(out: Path, after: int) -> None:
 
 @posix
 def test_a_killed_search_loses_nothing_that_was_finished_and_trains_no_network_twice(tmp_path: Path) -> None:
-    for after in (3, 12):
-        killed(scored_and_killed, tmp_path, after)
-        folders = [folder for folder in (tmp_path / "s" / "trials").iterdir() if (folder / "result.json").exists()]
-        finished = {folder: (folder / "result.json").read_bytes() for folder in folders}
-        assert len(finished) >= after
+    killed(scored_and_killed, tmp_path, 12)  # past the ten random trials with which TPE begins
+    folders = [folder for folder in (tmp_path / "s" / "trials").iterdir() if (folder / "result.json").exists()]
+    finished = {folder: (folder / "result.json").read_bytes() for folder in folders}
+    assert len(finished) >= 12
     scored(tmp_path)
     assert {folder: (folder / "result.json").read_bytes() for folder in finished} == finished
     trials = trials_of(tmp_path)

@@ -220,7 +220,7 @@ def _unheard_ctrl_c() -> Iterator[None]:
 
 
 def _work(driver: Connection, settle: Callable[[Place], None], place: Place) -> None:
-    """Evaluate what comes through the pipe until its end. A trial is answered by None, as it begins, then its result."""
+    """Evaluate what comes through the pipe until it ends. A trial is answered by None, as it begins, then a result."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_the_driver, daemon=True).start()
     keep_freed_memory()  # before torch is imported, by `settle` or by the first trial
