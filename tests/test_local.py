@@ -159,35 +159,24 @@ FATES: dict[str, tuple[tuple[str, ...], str | None, int]] = {
 """What befell the trial -> what its attempts did, the reason of its result (None: ok), and how many there were."""
 
 
-@pytest.fixture(scope="module")
-def befallen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All fates side by side in three workers."""
-    folder = tmp_path_factory.mktemp("fates")
-    executor = local(workers=3, trial_timeout_s=LIMIT_S)
-    left = list(enumerate(deeds for deeds, _, _ in FATES.values()))
-    ended: list[Result] = []
-    while len(ended) < len(FATES):
-        while left and len(FATES) - len(left) - len(ended) < executor.capacity:
-            number, deeds = left.pop(0)
-            (folder / str(number)).mkdir()
-            executor.submit({"trial": number, "key": "", "deeds": deeds}, folder / str(number))
-        ended += executor.wait()
-    executor.close()
-    assert sorted(result["trial"] for result in ended) == list(range(len(FATES)))
-    for result in ended:
-        assert read_json(folder / str(result["trial"]) / "result.json") == result
-    return folder
-
-
 @posix
-@pytest.mark.parametrize("fate", FATES)
-def test_a_trial_is_tried_again_on_fresh_workers_and_its_fate_is_recorded(fate: str, befallen: Path) -> None:
-    folder = befallen / str(list(FATES).index(fate))
-    _, reason, attempts = FATES[fate]
-    result = read_json(folder / "result.json")
-    assert (result["status"], result["reason"]) == ("ok" if reason is None else "error", reason)
-    assert result["attempts"] == attempts
-    assert len(set(pids(folder))) == len(pids(folder)) == attempts
+def test_a_trial_is_tried_again_on_fresh_workers_and_its_fate_is_recorded(tmp_path: Path) -> None:
+    """All fates side by side in three workers."""
+    left = [(number, tmp_path / str(number), deeds) for number, (deeds, _, _) in enumerate(FATES.values())]
+    results: dict[int, Result] = {}
+    with contextlib.closing(local(workers=3, trial_timeout_s=LIMIT_S)) as executor:
+        while len(results) < len(FATES):
+            while left and len(FATES) - len(left) - len(results) < executor.capacity:
+                number, folder, deeds = left.pop(0)
+                folder.mkdir()
+                executor.submit({"trial": number, "key": "", "deeds": deeds}, folder)
+            results |= {result["trial"]: result for result in executor.wait()}
+    for number, (fate, (_, reason, attempts)) in enumerate(FATES.items()):
+        result, folder = results[number], tmp_path / str(number)
+        assert (result["reason"], result["attempts"]) == (reason, attempts), fate
+        assert result["status"] == ("ok" if reason is None else "error")
+        assert read_json(folder / "result.json") == result
+        assert len(set(pids(folder))) == len(pids(folder)) == attempts, fate
 
 
 @posix
