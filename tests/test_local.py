@@ -65,7 +65,7 @@ def is_running(pid: int) -> bool:
     """A zombie does not run: who has taken over an orphan may be slow to bury it."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
