@@ -19,6 +19,12 @@ def cpu_model() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
+def usable_cores() -> int:
+    """CPU cores that this process may run on."""
+    allowed = getattr(os, "sched_getaffinity", None)  # macOS and Windows have none
+    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+
+
 def available_memory_bytes() -> int | None:
     """Memory that can be had without swapping; all there is where the system tells no more, None if not even that."""
     try:

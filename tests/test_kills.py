@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from killed import killed, posix
 from scored_search import accuracy, search, settings, study_of, trials_of
 
 from nas.executors import Spec
@@ -20,8 +20,6 @@ from nas.record import Run, read_json
 from nas.search import Event, Resumed, SearchConfig, run_search
 from nas.search.storage import Store
 
-FORK = multiprocessing.get_context("forkserver") if os.name == "posix" else None
-PRELOAD = ["nas.search", "nas.executors.worker", "alembic.script", "sklearn.datasets", "sklearn.model_selection"]
 TRIALS = 14
 """Past the ten random trials with which TPE begins."""
 MOMENTS: dict[str, tuple[type, str, int]] = {
@@ -73,27 +71,11 @@ def trained(out: Path) -> None:
     run_and_die(InlineExecutor, "submit", 2, run=lambda: run_search(real(out)))
 
 
-def killed(target: Callable[..., None], *arguments: Any, after: float | None = None) -> None:
-    """Run in a process of its own, which kills itself, or is killed after so many seconds."""
-    assert FORK is not None
-    FORK.set_forkserver_preload(PRELOAD)
-    child = FORK.Process(target=target, args=arguments)
-    child.start()
-    child.join(after)
-    if after is not None:
-        child.kill()
-        child.join()
-    assert child.exitcode == -signal.SIGKILL
-
-
 def record_of(out: Path) -> tuple[Any, Any, Any]:
     """What must not depend on how often a search was killed: trials, study and ledger."""
     trials = trials_of(out).drop(columns=["seconds", "images_per_s"])
     study = [(trial.state.name, trial.values, trial.params) for trial in study_of(out).trials]
     return trials.to_csv(), study, read_json(out / "s" / "ledger.json")
-
-
-posix = pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
 
 
 @pytest.fixture(scope="module")

@@ -249,6 +249,9 @@ def test_the_study_is_kept_in_a_write_ahead_log(tmp_path: Path) -> None:
         ({"objectives": ("accuracy", "latency")}, "the objectives must be accuracy and one to three of"),
         ({"max_macs": "40 MB"}, "search max_macs = '40 MB': a count must be a whole number of at least 1"),
         ({"study": "../up"}, "search study = '../up': string should match pattern"),
+        ({"workers": 0}, "search workers = 0: input should be greater than or equal to 1"),
+        ({"trial_timeout_s": 0}, "search trial_timeout_s = 0: input should be greater than 0"),
+        ({"trial_timeout_s": "inf"}, "search trial_timeout_s = 'inf': input should be a finite number"),
         ({"val_fraction": 1.0}, "search val_fraction = 1.0: input should be less than 1"),
     ],
 )

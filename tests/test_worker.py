@@ -123,4 +123,4 @@ def test_the_scored_result_has_the_fields_of_a_trained_one(tmp_path: Path) -> No
     (scored,) = executor.wait()
     assert scored["accuracy"] == ARCH.stages[0].depth / 10
     assert scored == read_json(tmp_path / "result.json")
-    assert set(scored) == {"format", "trial", "key", *NOTHING, "started", "finished", "versions"}
+    assert set(scored) == {"format", "trial", "key", "attempts", *NOTHING, "started", "finished", "versions"}

@@ -41,6 +41,12 @@ def search(
         float | None, typer.Option(help="Share of the images held out to measure accuracy.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps. [auto]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Trainings side by side, on shared cores or shared over the GPUs. [1]")
+    ] = None,
+    trial_timeout: Annotated[
+        float | None, typer.Option(help="Seconds after which a training counts as hung and is tried again. [none]")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of proposals, split and trainings. [0]")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder that holds the runs. [results]")] = None,
 ) -> None:
@@ -49,6 +55,7 @@ def search(
     \b
     nas search
     nas search --space cifar --data cifar10.npz --trials 200 --epochs 3 --max-macs 20M
+    nas search --workers 4 --trial-timeout 600
     nas search --space my_space.toml --data photos/ --objectives accuracy,macs,params
     nas search --config my_search.toml --seed 1 --study second-seed
     """
@@ -74,6 +81,8 @@ def search(
         "train_images": train_images,
         "val_fraction": val_fraction,
         "device": device,
+        "workers": workers,
+        "trial_timeout_s": trial_timeout,
         "seed": seed,
         "out": out,
     }

@@ -30,6 +30,9 @@ class Executor(Protocol):
         """Give back what the executor holds; trials under way are abandoned."""
 
 
+OUT_OF_MEMORY = "out of memory"
+"""The reason of a training that found no memory, whatever the sizes were."""
+
 NOTHING: Result = {
     "status": "error",
     "reason": None,
@@ -47,8 +50,11 @@ NOTHING: Result = {
 
 
 def write_outcome(spec: Spec, folder: Path, outcome: Mapping[str, Any], started: str) -> Result:
-    """Write result.json of a trial, atomically, and return it. `outcome` fills in what the training gave."""
-    own = {"format": 1, "trial": spec["trial"], "key": spec["key"]}
+    """Write result.json of a trial, atomically, and return it. `outcome` fills in what the training gave.
+
+    An executor that repeats trials says in `spec["attempt"]` which attempt this is.
+    """
+    own = {"format": 1, "trial": spec["trial"], "key": spec["key"], "attempts": spec.get("attempt", 1)}
     result: Result = {**own, **NOTHING, **outcome, "started": started, "finished": record.now()}
     record.write_json(folder / "result.json", result)
     return result

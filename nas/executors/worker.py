@@ -14,13 +14,13 @@ from nas import record
 from nas.arch import Architecture
 from nas.atomic import write_atomic
 from nas.data import load
-from nas.executors import Result, Spec, write_outcome
+from nas.executors import OUT_OF_MEMORY, Result, Spec, write_outcome
 from nas.train import Recipe, train
 
 SMALL_MACS = 5_000_000
 """Multiply-adds an image below which threads wait for each other more than they help, and collapse on busy cores."""
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+MEMORY_PHRASES = ("out of memory", "can't allocate memory", "not enough memory")
 """How torch's allocators say it."""
 
 
@@ -69,7 +69,7 @@ def _train(spec: Spec, folder: Path) -> dict[str, Any]:
 def reason_of(error: Exception) -> str:
     """One line: out of memory in these words, whatever the sizes were, else the error's name and first line."""
     text = str(error)
-    if isinstance(error, MemoryError) or any(phrase in text.lower() for phrase in OUT_OF_MEMORY):
-        return "out of memory"
+    if isinstance(error, MemoryError) or any(phrase in text.lower() for phrase in MEMORY_PHRASES):
+        return OUT_OF_MEMORY
     first = text.strip().partition("\n")[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

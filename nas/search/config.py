@@ -54,6 +54,10 @@ class SearchConfig(BaseModel):
     """Name of the training recipe; None lets the data decide."""
     precision: Precision | None = None
     """Arithmetic of the layers, auto, fp32, bf16 or fp16; None: as in the recipe."""
+    workers: int = Field(1, ge=1)
+    """Trainings side by side, each in a process of its own; they share the cores, the GPUs and their memory."""
+    trial_timeout_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Seconds after which an attempt at a training, loading the data included, is given up as hung."""
     out: Path = Path("results")
     """Folder that holds the runs."""
 

@@ -26,6 +26,7 @@ from nas.cost.landscape import Landscape
 from nas.data import ImageData, load
 from nas.executors import Executor, Result, Spec
 from nas.executors.inline import InlineExecutor
+from nas.executors.local import LocalExecutor
 from nas.pareto import DIRECTIONS, losses_from, non_dominated
 from nas.record import Run
 from nas.search.config import SearchConfig
@@ -62,7 +63,8 @@ def run_search(
 ) -> Summary:
     """Run or resume the search of `config` until its number of trials have finished.
 
-    executor: where trainings run, left open for the caller to close; None trains in this process.
+    executor: where trainings run, left open for the caller to close; None trains in this process, or in
+    `config.workers` spawned ones where several or a time limit are asked for.
     Ctrl-C once finishes the trials under way, twice abandons them to their checkpoints; both return a summary.
     Raises ValueError, before any training, for settings, data or caps that cannot be met and for a study that was
     started with other settings; SearchStopped when all trials fail for one reason.
@@ -73,7 +75,7 @@ def run_search(
         directions = [DIRECTIONS[name] for name in config.objectives]
         store = Store(plan.run.study_db, config.study, plan.space.genes, directions)
         try:
-            with _executor(executor) as running:
+            with _executor(executor, config) as running:
                 return _Search(plan, store, running, on_event).run()
         finally:
             store.close()
@@ -135,7 +137,7 @@ def _recipe(config: SearchConfig, data: ImageData) -> Recipe:
 
 # ---- run.json ----------------------------------------------------------------------------------------------------
 
-_FREE = ("study", "space", "data", "trials", "device", "out")
+_FREE = ("study", "space", "data", "trials", "device", "workers", "trial_timeout_s", "out")
 """Settings that may differ when a search goes on; the space and the data are compared by content."""
 
 
@@ -466,17 +468,23 @@ def _failure(result: Result) -> str | None:
 
 
 @contextlib.contextmanager
-def _executor(given: Executor | None) -> Iterator[Executor]:
+def _executor(given: Executor | None, config: SearchConfig) -> Iterator[Executor]:
     if given is not None:
         yield given
         return
-    from nas.executors.worker import evaluate
-
-    own = InlineExecutor(evaluate)
+    own = _own_executor(config)
     try:
         yield own
     finally:
         own.close()
+
+
+def _own_executor(config: SearchConfig) -> Executor:
+    from nas.executors.worker import evaluate
+
+    if config.workers == 1 and config.trial_timeout_s is None:
+        return InlineExecutor(evaluate)
+    return LocalExecutor(evaluate, workers=config.workers, device=config.device, trial_timeout_s=config.trial_timeout_s)
 
 
 @contextlib.contextmanager
