@@ -136,7 +136,7 @@ def test_a_proposal_depends_on_the_attempt_not_on_the_attempts_before(finished: 
 # ---- objectives, caps, seeds -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+@pytest.mark.parametrize("sampler", ["tpe", "local", "nsga2"])
 def test_four_objectives(sampler: str, tmp_path: Path) -> None:
     objectives = tuple(DIRECTIONS)
     search(tmp_path, sampler=sampler, trials=12, objectives=objectives)
@@ -242,7 +242,7 @@ def test_the_study_is_kept_in_a_write_ahead_log(tmp_path: Path) -> None:
     [
         ({"trails": 3}, "search has the unknown key 'trails'; the known keys are"),
         ({"trials": 0}, "search trials = 0: input should be greater than or equal to 1"),
-        ({"sampler": "grid"}, "search sampler = 'grid': the sampler must be one of tpe, nsga2, random"),
+        ({"sampler": "grid"}, "search sampler = 'grid': the sampler must be one of tpe, local, nsga2, random"),
         ({"objectives": ("macs", "params")}, "the objectives must be accuracy and one to three of macs, params, activ"),
         ({"objectives": ("accuracy",)}, "the objectives must be accuracy and one to three of"),
         ({"objectives": ("accuracy", "macs", "macs")}, "the objectives must be accuracy and one to three of"),

@@ -31,7 +31,7 @@ def search(
     ] = None,
     max_macs: MaxMacs = None,
     max_params: MaxParams = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe, nsga2 or random. [tpe]")] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, local, nsga2 or random. [tpe]")] = None,
     recipe: Annotated[str | None, typer.Option(help="Training recipe by name. [by the data]")] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp32, bf16, fp16, or auto: bf16 on GPUs and CPUs that have it. [by the recipe]")

@@ -17,12 +17,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.search.local_search import LocalSearchSampler
 from nas.space import Gene, Option, SearchSpace
 
 Direction = Literal["maximize", "minimize"]
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(multivariate=True, constant_liar=True, seed=seed),
+    "local": lambda seed: LocalSearchSampler(seed=seed),
     "nsga2": lambda seed: NSGAIISampler(population_size=20, seed=seed),
     "random": lambda seed: RandomSampler(seed=seed),
 }
