@@ -3,11 +3,11 @@
     python benchmarks/fidelity.py --data cifar10.npz --rows fidelity.csv --workers 2
     python benchmarks/fidelity.py --rows fidelity.csv --report
 
-Trains random networks of a space under two regimes (an equal-cost band, and the whole range of costs), with several
-seeds, by every schedule and to every budget. Each finished training is appended to the file of rows, so the same
-command goes on after an interruption. The report, in Markdown, gives for each schedule and budget the rank correlation
-with the longest training of another seed by one schedule for all, against two controls: MACs alone, and the longest
-training of one seed against that of another, the ceiling that noise sets.
+Trains random networks of a space under two regimes (an equal-cost band, and the whole range of costs; a third, "all",
+takes every network of a small space), with several seeds, by every schedule and to every budget. Each finished training
+is appended to the file of rows, so the same command goes on after an interruption. The report, in Markdown, gives for
+each schedule and budget the rank correlation with the longest training of another seed by one schedule for all, against
+two controls: MACs alone, and the longest training of one seed against that of another, the ceiling that noise sets.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", default="digits", help="as in nas search [digits]")
     parser.add_argument("--space", default="cifar", help="a space's TOML file, or a shipped one's name [cifar]")
     parser.add_argument("--networks", type=int, default=24, help="networks in each regime [24]")
-    parser.add_argument("--regimes", default="band,range", help="[band,range]")
+    parser.add_argument("--regimes", default="band,range", help="of band, range, all (every network) [band,range]")
     parser.add_argument("--seeds", type=int, default=2, help="seeds of each training [2]")
     parser.add_argument("--images", type=int, default=10_000, help="training images [10000]")
     parser.add_argument("--budgets", default="20,40,80,160,320", help="steps, rising [20,40,80,160,320]")
@@ -119,12 +119,15 @@ def tasks(options: argparse.Namespace) -> list[Task]:
         "train_images": options.images,
     }
     budgets = tuple(sorted(int(steps) for steps in options.budgets.split(",")))
-    networks = chosen(space, options.networks, options.band_quantile, options.max_macs)
+    regimes = options.regimes.split(",")
+    networks = [("all", arch, cost(arch, space.input_size).macs) for arch in space] if "all" in regimes else []
+    if set(regimes) & {"band", "range"}:
+        networks += chosen(space, options.networks, options.band_quantile, options.max_macs)
     return [
         Task(regime, arch, macs, seed, schedule, budgets, data, options.recipe, options.device)
         for seed in range(options.seeds)
         for (regime, arch, macs), schedule in itertools.product(networks, options.schedules.split(","))
-        if regime in options.regimes.split(",")
+        if regime in regimes
     ]
 
 
