@@ -24,8 +24,12 @@ from nas.train.recipe import Recipe
 from nas.train.schedule import learning_rate, trunk_steps
 from nas.train.state import Training, start
 
-RECALIBRATION = 16
-"""Training batches from which averaged weights get their batch-norm statistics."""
+RECALIBRATION = 8
+"""Training batches from which averaged weights get their batch-norm statistics.
+
+Of 10 networks on digits after 54 steps, the accuracies with 8 differ from those with 32 by .003 in the mean, with 4 by
+.006; one of the 287 validation images is .0035. They cost as much as 3 steps.
+"""
 
 
 @dataclass(frozen=True)
