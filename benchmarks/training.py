@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import statistics
 import tempfile
 import time
@@ -31,9 +30,9 @@ from nas.arch import Architecture, Gate, Kernel, SelectiveKernel, SplitAttention
 from nas.cost.formula import cost
 from nas.data import ImageData, load
 from nas.data.batches import Normalise, draw, on_device, plain_batches, train_batches
-from nas.device import autocast, device_name, resolve_device, resolve_precision
+from nas.device import DTYPES, autocast, device_name, resolve_device, resolve_precision
 from nas.executors import worker
-from nas.machine import keep_freed_memory
+from nas.machine import keep_freed_memory, usable_cores
 from nas.models import build
 from nas.record import environment
 from nas.train import RECIPES, Recipe
@@ -213,8 +212,7 @@ def _drain(batches: Any, steps: int) -> None:
 def peak(case: Case) -> float:
     """Seconds for 10^12 multiply-adds of the best of some large convolutions, forward and backward."""
     device = resolve_device(case.device)
-    precision = resolve_precision(case.recipe.precision, device)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    dtype = DTYPES.get(resolve_precision(case.recipe.precision, device), torch.float32)
     batch = 32 if device.type == "cpu" else 256
     return min(
         _convolution(channels, side, batch, dtype, device) for channels, side in ((128, 32), (256, 16), (512, 8))
@@ -309,7 +307,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sizes", default=",".join(SIZES), help="of the trials [all]")
     parser.add_argument("--rounds", type=int, default=5, help="[5]")
     parser.add_argument("--overhead-rounds", type=int, default=25, help="[25]")
-    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="processes of the packed trials [all]")
+    parser.add_argument("--cores", type=int, default=usable_cores(), help="processes of the packed trials [all]")
     return parser.parse_args()
 
 
@@ -376,12 +374,9 @@ def trials(cases: Sequence[Case], rounds: int) -> list[str]:
     ]
     for case in cases:
         pairs = alternate(left, "plain", right, "ours", case, rounds)
-        speeds = [[case.images / seconds for seconds in side] for side in zip(*pairs, strict=True)]
-        share = 3 * case.macs * statistics.median(speeds[1]) / fastest[case.recipe.batch_size]
-        lines.append(
-            f"| {case.name} | {format_count(case.macs)} | {spread(speeds[0], '.0f')} | {spread(speeds[1], '.0f')} "
-            f"| {spread([a / b for a, b in pairs], '.2f')} | {share:.1%} |"
-        )
+        rate = 3 * case.macs * case.images / statistics.median(seconds for _, seconds in pairs)
+        share = rate / fastest[case.recipe.batch_size]
+        lines.append(f"| {case.name} | {format_count(case.macs)} | {speeds(case, pairs)} | {share:.1%} |")
     rates = ", ".join(f"{rate / 1e9:.0f}" for rate in dict.fromkeys(fastest.values()))
     return [*lines, "", f"best convolution rates by recipe: {rates} G multiply-adds/s, backward pass included"]
 
@@ -396,12 +391,7 @@ def pipeline(cases: Sequence[Case], rounds: int) -> list[str]:
     ]
     for case in cases:
         pairs = alternate(left, "plain_pipeline", right, "our_pipeline", case, rounds)
-        speeds = [[case.images / seconds for seconds in side] for side in zip(*pairs, strict=True)]
-        ratio = spread([a / b for a, b in pairs], ".1f")
-        lines.append(
-            f"| {case.side} x {case.side}, {case.recipe.batch_size} a batch | {spread(speeds[0], ',.0f')} "
-            f"| {spread(speeds[1], ',.0f')} | {ratio} |"
-        )
+        lines.append(f"| {case.side} x {case.side}, {case.recipe.batch_size} a batch | {speeds(case, pairs)} |")
     return lines
 
 
@@ -466,6 +456,12 @@ def together(sides: Sequence[Side], case: Case) -> float:
 def alternate(left: Side, first: str, right: Side, second: str, case: Case, rounds: int) -> list[tuple[float, float]]:
     """Pairs of seconds, after one round that does not count."""
     return [(left.seconds(first, case), right.seconds(second, case)) for _ in range(rounds + 1)][1:]
+
+
+def speeds(case: Case, pairs: Sequence[tuple[float, float]]) -> str:
+    """The cells of a row: images/s of either side, and how many times faster the second is."""
+    first, second = ([case.images / seconds for seconds in side] for side in zip(*pairs, strict=True))
+    return f"{spread(first, ',.0f')} | {spread(second, ',.0f')} | {spread([a / b for a, b in pairs], '.2f')}"
 
 
 def spread(values: Sequence[float], form: str) -> str:

@@ -40,10 +40,10 @@ def main() -> None:
     rows = fidelity.read(options.rows)
     print("| networks | score | Spearman | with MACs held fixed |\n|---|---|---|---|")
     networks = fidelity.chosen(space, options.networks, options.band_quantile, options.max_macs)
+    macs = {arch.key: float(price) for _, arch, price in networks}
     for regime in sorted({row.regime for row in rows}):
         accuracy = longest([row for row in rows if row.regime == regime])
         archs = {arch.key: arch for name, arch, _ in networks if name == regime and arch.key in accuracy}
-        macs = {arch.key: float(price) for _, arch, price in networks}
         truth = [accuracy[key] for key in archs]
         prices = [macs[key] for key in archs]
         print(f"| {regime}, {len(archs)} | MACs | {spearman(prices, truth):.2f} | - |")

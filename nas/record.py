@@ -37,7 +37,7 @@ import nas
 from nas import pareto
 from nas.arch import Architecture
 from nas.atomic import write_atomic
-from nas.machine import cpu_model
+from nas.machine import cpu_model, usable_cores
 from nas.pareto import COSTS
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -362,7 +362,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "cuda": _cuda_devices(),
         "versions": {"paretonest": nas.__version__, **{name: _version(name) for name in PACKAGES}},
     }
