@@ -155,6 +155,10 @@ def test_the_rate_rises_to_its_peak_then_falls_to_the_last_step(total: int, warm
     assert abs(peak - warmup * total) <= 1.5
 
 
+def test_presets_average_their_weights_so_that_larger_budgets_continue_smaller_ones() -> None:
+    assert {recipe.schedule for recipe in RECIPES.values()} == {"average"}
+
+
 def test_the_rate_of_ten_steps_on_paper() -> None:
     """Two of ten steps warm up: 1/2, 2/2; then eight steps from 8/8 down to 1/8."""
     recipe = replace(CYCLE, warmup_fraction=0.2, learning_rate=1.0)
@@ -229,7 +233,7 @@ def test_an_output_that_is_not_finite_is_never_right(digits: ImageData) -> None:
 def test_an_absurd_learning_rate_diverges_with_a_reason(digits: ImageData, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     result = quick(digits, replace(DIGITS, learning_rate=1e30), epochs=3, checkpoint=checkpoint)
-    assert (result.status, result.accuracy) == ("diverged", None)
+    assert (result.status, result.accuracy, result.val_loss) == ("diverged", None, None)
     assert result.epochs < 3
     assert result.reason is not None
     assert f"training loss of epoch {result.epochs} is" in result.reason
@@ -506,5 +510,7 @@ def test_a_result_is_plain_json(digits: ImageData) -> None:
     result = quick(digits, epochs=1)
     value = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert value == result.to_json()
+    assert value["val_loss"] == result.val_loss
+    assert replace(result, val_loss=float("inf")).to_json()["val_loss"] is None
     assert value["accuracy"] == result.accuracy
     assert value["loss_curve"] == list(result.loss_curve)
