@@ -15,7 +15,7 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import fidelity
 import numpy as np
@@ -30,6 +30,7 @@ from nas.data.batches import Normalise, on_device, plain_batches
 from nas.evidence import spearman
 from nas.models import build
 from nas.space import SearchSpace
+from nas.train.recipe import Schedule
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
     networks = fidelity.chosen(space, options.networks, options.band_quantile, options.max_macs)
     macs = {arch.key: float(price) for _, arch, price in networks}
     for regime in sorted({row.regime for row in rows}):
-        accuracy = longest([row for row in rows if row.regime == regime])
+        accuracy = longest([row for row in rows if row.regime == regime], options.reference)
         archs = {arch.key: arch for name, arch, _ in networks if name == regime and arch.key in accuracy}
         truth = [accuracy[key] for key in archs]
         prices = [macs[key] for key in archs]
@@ -63,16 +64,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--space", default="cifar", help="[cifar]")
     parser.add_argument("--networks", type=int, default=24, help="as for fidelity.py [24]")
     parser.add_argument("--band-quantile", type=float, default=0.1, help="as for fidelity.py [0.1]")
+    parser.add_argument("--reference", default="average", choices=get_args(Schedule), help="as for fidelity.py [average]")
     parser.add_argument("--max-macs", type=float, default=math.inf, help="as for fidelity.py [none]")
     return parser.parse_args()
 
 
-def longest(rows: list[fidelity.Row]) -> dict[str, float]:
-    """Key -> mean accuracy over the seeds of the longest training by the schedule cycle."""
+def longest(rows: list[fidelity.Row], reference: Schedule) -> dict[str, float]:
+    """Key -> mean accuracy over the seeds of the longest training by the schedule `reference`."""
     budget = max(row.budget for row in rows)
     found: dict[str, list[float]] = {}
     for row in rows:
-        if (row.schedule, row.budget) == ("cycle", budget):
+        if (row.schedule, row.budget) == (reference, budget):
             found.setdefault(row.key, []).append(row.accuracy)
     seeds = max(map(len, found.values()))
     return {key: float(np.mean(values)) for key, values in found.items() if len(values) == seeds}

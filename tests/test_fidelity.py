@@ -38,6 +38,7 @@ def test_ranks_are_compared_between_seeds_only(fidelity: ModuleType) -> None:
     assert "| cycle (the ceiling) | 40 | 60 | 1.00 | 1.00 | 1.00 | 1.00 |" in lines  # the smaller the loss, the better
     assert "| branch | 20 | 20 | 0.00 | 0.00 | - | - |" in lines  # the mean of -1 and 1
     assert "too few" in fidelity.section("band", rows[:4], "cycle")[0]
+    assert "choose another of branch, cycle" in fidelity.section("band", rows, "average")[0]
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -56,7 +57,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
         "--band-quantile",
         "0.4",
     ]
-    command = [sys.executable, str(SCRIPT), *map(str, how), "--schedules", "branch,cycle", "--device", "cpu"]
+    command = [sys.executable, str(SCRIPT), *map(str, how), "--schedules", "branch,cycle", "--reference", "cycle", "--device", "cpu"]
     first = subprocess.run(command, capture_output=True, text=True, check=True)
     whole = rows.read_text()
     assert len(whole.splitlines()) == 1 + 2 * 3 * 2 * 2 * 2  # regimes, networks, seeds, schedules, budgets
