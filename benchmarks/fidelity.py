@@ -99,7 +99,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=10_000, help="training images [10000]")
     parser.add_argument("--budgets", default="20,40,80,160,320", help="steps, rising [20,40,80,160,320]")
     parser.add_argument("--schedules", default=",".join(get_args(Schedule)), help="[all]")
-    parser.add_argument("--reference", default="average", help="schedule whose longest trainings are the truth [average]")
+    parser.add_argument("--reference", default="average", help="schedule whose longest are the truth [average]")
     parser.add_argument("--band-quantile", type=float, default=0.1, help="where in the MACs the band begins [0.1]")
     parser.add_argument("--max-macs", type=float, default=math.inf, help="no network above, in either regime [none]")
     parser.add_argument("--val-fraction", type=float, default=0.1, help="[0.1]")

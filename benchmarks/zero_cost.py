@@ -64,7 +64,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--space", default="cifar", help="[cifar]")
     parser.add_argument("--networks", type=int, default=24, help="as for fidelity.py [24]")
     parser.add_argument("--band-quantile", type=float, default=0.1, help="as for fidelity.py [0.1]")
-    parser.add_argument("--reference", default="average", choices=get_args(Schedule), help="as for fidelity.py [average]")
+    parser.add_argument("--reference", default="average", choices=get_args(Schedule), help="[average]")
     parser.add_argument("--max-macs", type=float, default=math.inf, help="as for fidelity.py [none]")
     return parser.parse_args()
 

@@ -57,7 +57,14 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
         "--band-quantile",
         "0.4",
     ]
-    command = [sys.executable, str(SCRIPT), *map(str, how), "--schedules", "branch,cycle", "--reference", "cycle", "--device", "cpu"]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        *map(str, how),
+        "--schedules=branch,cycle",
+        "--reference=cycle",
+        "--device=cpu",
+    ]
     first = subprocess.run(command, capture_output=True, text=True, check=True)
     whole = rows.read_text()
     assert len(whole.splitlines()) == 1 + 2 * 3 * 2 * 2 * 2  # regimes, networks, seeds, schedules, budgets
