@@ -569,12 +569,12 @@ class SearchSpace:
         names = {label for name in _NETWORK_STAGE_GENES for label in (name, f"{name}.{index + 1}")}
         return tuple(gene for gene in self.genes if gene.name in names)
 
-    def stage(self, index: int, in_channels: int, choices: Mapping[str, Option]) -> Stage:
-        """Stage `index` behind `in_channels` channels, from a value for each of `stage_genes(index)`.
+    def stage(self, index: int, in_channels: int, choose: Choose) -> Stage:
+        """Stage `index` behind `in_channels` channels, asking `choose` for those of `stage_genes(index)` that act.
 
-        Raises InvalidGenotype when they name no stage.
+        Raises InvalidGenotype when the choices name no stage.
         """
-        return self._stage(index, in_channels, {}, lambda name, _: choices[name])
+        return self._stage(index, in_channels, {}, choose)
 
     # ---- one network ---------------------------------------------------------------------------------------------
 

@@ -31,7 +31,10 @@ def search(
     ] = None,
     max_macs: MaxMacs = None,
     max_params: MaxParams = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe, local, nsga2 or random. [tpe]")] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="Accuracy (0 to 1) below which a network is of no interest. [found out]")
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(help="ehvi, tpe, local, nsga2 or random. [ehvi]")] = None,
     recipe: Annotated[str | None, typer.Option(help="Training recipe by name. [by the data]")] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp32, bf16, fp16, or auto: bf16 on GPUs and CPUs that have it. [by the recipe]")
@@ -75,6 +78,7 @@ def search(
         "objectives": objectives,
         "max_macs": max_macs,
         "max_params": max_params,
+        "min_accuracy": min_accuracy,
         "sampler": sampler,
         "recipe": recipe,
         "precision": precision,

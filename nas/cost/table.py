@@ -8,10 +8,10 @@ Shapes in names: N networks, G genes, 3 the costs in the order of `COSTS`.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,14 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Prices:
-    """Exact costs (N, 3) of N genotypes. Where `valid` (N) is False, one names no network and its costs are 0."""
+    """Exact costs (N, 3) of N genotypes. Where `valid` (N) is False, one names no network and its costs are 0.
+
+    acting (N, G): which genes act in the network; the others may have any code.
+    """
 
     costs: Counts
     valid: NDArray[np.bool_]
+    acting: NDArray[np.bool_]
 
     def __getitem__(self, name: str) -> Counts:
         """One cost (N) by its name."""
@@ -44,13 +48,40 @@ def column(costs: Counts, name: str) -> Counts:
     return found
 
 
+class Read(NamedTuple):
+    """A stage as choices name it, None where they name none, and the names of the genes that were asked for."""
+
+    stage: Stage | None
+    asked: frozenset[str]
+
+
 class PartPrices:
-    """Costs (3) of the parts of a space's networks; each different stage is priced once, then remembered."""
+    """Costs (3) of the parts of a space's networks; each different stage is read and priced once, then remembered."""
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         self._stages: dict[tuple[Header, int, int, Stage], Counts] = {}
         self._sides: dict[Stem, tuple[int, ...]] = {}
+        self._read: dict[tuple[int, int, tuple[int, ...]], Read] = {}
+
+    def read(self, index: int, in_channels: int, codes: tuple[int, ...]) -> Read:
+        """Stage `index` (from 0) behind `in_channels` channels, from a code for each of `space.stage_genes(index)`."""
+        known = (index, in_channels, codes)
+        if known not in self._read:
+            genes = self.space.stage_genes(index)
+            choices = {gene.name: gene.options[code] for gene, code in zip(genes, codes, strict=True)}
+            asked = set[str]()
+
+            def choose(name: str, _: Sequence[Option]) -> Option:
+                asked.add(name)
+                return choices[name]
+
+            try:
+                stage: Stage | None = self.space.stage(index, in_channels, choose)
+            except InvalidGenotype:
+                stage = None
+            self._read[known] = Read(stage, frozenset(asked))
+        return self._read[known]
 
     def stem(self, header: Header) -> Counts:
         plain = Stage(depth=1, out_channels=1, inner_channels=1, stride=1, projects=True)
@@ -108,10 +139,11 @@ def price(space: SearchSpace, codes: Counts, parts: PartPrices | None = None) ->
     columns = _columns(space, codes)
     parts = parts or PartPrices(space)
     headers, header = _headers(space, columns, len(codes))
+    acting = {gene.name: np.full(len(codes), gene in space.header_genes()) for gene in space.genes}
     costs = _gathered([parts.stem(one) for one in headers], header)
     width = np.array([one.stem.channels[-1] for one in headers], np.int64)[header]
     for index in range(space.stages):
-        stages, stage = _stages(space, columns, index, width)
+        stages, stage = _stages(parts, columns, index, width, acting)
         firsts, row = _distinct([header, width, stage])
         costs += _gathered(
             [parts.stage(headers[header[i]], index, int(width[i]), stages[stage[i]]) for i in firsts], row
@@ -120,7 +152,8 @@ def price(space: SearchSpace, codes: Counts, parts: PartPrices | None = None) ->
     firsts, row = _distinct([width])
     costs += _gathered([parts.classifier(headers[0], max(int(width[first]), 1)) for first in firsts], row)
     valid = width > 0
-    return Prices(costs * valid[:, None], valid)
+    acted = np.stack(list(acting.values()), axis=1) if acting else np.zeros((len(codes), 0), np.bool_)
+    return Prices(costs * valid[:, None], valid, acted)
 
 
 def _columns(space: SearchSpace, codes: Counts) -> dict[str, Counts]:
@@ -153,20 +186,26 @@ def _choices(space: SearchSpace, columns: Mapping[str, Counts], names: Sequence[
 
 
 def _stages(
-    space: SearchSpace, columns: Mapping[str, Counts], index: int, in_channels: Counts
+    parts: PartPrices,
+    columns: Mapping[str, Counts],
+    index: int,
+    in_channels: Counts,
+    acting: dict[str, NDArray[np.bool_]],
 ) -> tuple[list[Stage | None], Counts]:
-    """The different stages at `index`, and the place among them of each row's; None where its genotype names none."""
-    names = [gene.name for gene in space.stage_genes(index)]
+    """The different stages at `index`, and the place among them of each row's; None where its genotype names none.
+
+    Marks in `acting` the genes that each row's stage asks for.
+    """
+    names = [gene.name for gene in parts.space.stage_genes(index)]
     firsts, row = _distinct([in_channels, *(columns[name] for name in names)])
+    codes = np.stack([in_channels[firsts], *(columns[name][firsts] for name in names)], axis=1).tolist()
+    nothing = Read(None, frozenset())
+    found = [parts.read(index, width, tuple(rest)) if width else nothing for width, *rest in codes]
     places: dict[Stage | None, int] = {}
-    place = []
-    for first in firsts:
-        stage = None
-        if in_channels[first]:
-            with contextlib.suppress(InvalidGenotype):
-                stage = space.stage(index, int(in_channels[first]), _choices(space, columns, names, first))
-        place.append(places.setdefault(stage, len(places)))
-    return list(places), np.array(place, np.int64)[row]
+    place = np.array([places.setdefault(read.stage, len(places)) for read in found], np.int64)
+    for name in names:
+        acting[name] |= np.array([name in read.asked for read in found], np.bool_)[row]
+    return list(places), place[row]
 
 
 def _distinct(columns: Sequence[Counts]) -> tuple[list[int], Counts]:

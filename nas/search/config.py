@@ -37,11 +37,13 @@ class SearchConfig(BaseModel):
     """Optimiser steps of each training, in place of epochs."""
     objectives: tuple[str, ...] = ("accuracy", "macs")
     """Accuracy and one to three of macs, params, activations."""
+    min_accuracy: float | None = Field(None, ge=0, lt=1)
+    """Networks less accurate than this are of no interest (ehvi); None: what most of the space's networks exceed."""
     max_macs: Count | None = None
     """Cap on multiply-adds, as in 40M; together with the space's own cap the tighter one holds."""
     max_params: Count | None = None
     """Cap on parameters, as in 300k."""
-    sampler: str = "tpe"
+    sampler: str = "ehvi"
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     seed: int = Field(0, ge=0)

@@ -32,7 +32,8 @@ from nas.record import Run
 from nas.search.config import SearchConfig
 from nas.search.events import Ended, Event, Finished, Interrupted, Proposed, Resumed, Started, Summary
 from nas.search.gate import REJECTIONS, Candidate, Gate, Ledger, Unseen
-from nas.search.samplers import Proposer, derived_seed
+from nas.search.known import known
+from nas.search.samplers import Proposer, Setting, derived_seed
 from nas.search.storage import Row, Store
 from nas.space import Option, SearchSpace
 from nas.train import RECIPES, Recipe, recipe_for, resolve_device
@@ -233,6 +234,7 @@ class _Search:
         self._seen = {row.key for row in self._rows}
         self._gate = Gate(plan.space, plan.caps, self._seen)
         self._unseen = Unseen(self._gate, plan.config.seed)
+        self._told = Setting(known(self._gate, plan.config.objectives), plan.config.min_accuracy)
         self._seconds = [seconds for row in self._rows if (seconds := self._seconds_of(row)) is not None]
         self._again: list[Row] = []
         self._under_way: set[int] = set()
@@ -305,7 +307,9 @@ class _Search:
         number = len(self._rows)
         directions = [DIRECTIONS[name] for name in self._config.objectives]
         history = [row.frozen for row in self._rows]
-        proposer = Proposer(self._plan.space, directions, self._config.sampler, self._config.seed, number, history)
+        proposer = Proposer(
+            self._plan.space, directions, self._config.sampler, self._told, self._config.seed, number, history
+        )
         rejected: dict[str, int] = dict.fromkeys(REJECTIONS, 0)
         for attempt in range(ATTEMPTS):
             draw = proposer.draw(attempt)

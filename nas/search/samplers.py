@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import optuna
@@ -17,16 +17,35 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.search.ehvi import EHVISampler, Known, Memory
 from nas.search.local_search import LocalSearchSampler
 from nas.space import Gene, Option, SearchSpace
 
 Direction = Literal["maximize", "minimize"]
 
-SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
-    "tpe": lambda seed: TPESampler(multivariate=True, constant_liar=True, seed=seed),
-    "local": lambda seed: LocalSearchSampler(seed=seed),
-    "nsga2": lambda seed: NSGAIISampler(population_size=20, seed=seed),
-    "random": lambda seed: RandomSampler(seed=seed),
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What a sampler is told beside the trials. Only `ehvi` makes use of it.
+
+    memory: lives as long as the search, saves time and changes no proposal.
+    """
+
+    known: Known
+    accuracy_floor: float | None
+    memory: Memory = field(default_factory=Memory)
+
+
+def _ehvi(seed: int, told: Setting) -> BaseSampler:
+    return EHVISampler(told.known, seed=seed, accuracy_floor=told.accuracy_floor, memory=told.memory)
+
+
+SAMPLERS: dict[str, Callable[[int, Setting], BaseSampler]] = {
+    "ehvi": _ehvi,
+    "tpe": lambda seed, _: TPESampler(multivariate=True, constant_liar=True, seed=seed),
+    "local": lambda seed, _: LocalSearchSampler(seed=seed),
+    "nsga2": lambda seed, _: NSGAIISampler(population_size=20, seed=seed),
+    "random": lambda seed, _: RandomSampler(seed=seed),
 }
 """Name -> a new sampler from a seed. A sampler must keep nothing that its study does not hold.
 
@@ -78,6 +97,7 @@ class Proposer:
         space: SearchSpace,
         directions: Sequence[Direction],
         sampler: str,
+        told: Setting,
         seed: int,
         number: int,
         history: Sequence[FrozenTrial],
@@ -85,18 +105,20 @@ class Proposer:
         self._genes = space.genes
         self._distributions = distributions(space.genes)
         self._new_sampler = SAMPLERS[sampler]
+        self._told = told
         self._seed = (seed, number)
         self._study = optuna.create_study(directions=list(directions), sampler=RandomSampler(0))
         self._study.add_trials(history)
-        # When first asked, NSGA-II keeps its parents in the study, from where it reads them in another order: one ask
-        # before all others makes every attempt see the same.
-        self.draw(-1)
+        if sampler == "nsga2":
+            # When first asked, it keeps its parents in the study, from where it reads them in another order: one ask
+            # before all others makes every attempt see the same.
+            self.draw(-1)
 
     def draw(self, attempt: int) -> Draw:
-        """The proposal of this attempt, whichever attempts were made before."""
+        """The proposal of this attempt, whichever were made before; only `ehvi` leaves out what those proposed."""
         seed, number = self._seed
-        self._study.sampler = self._new_sampler(derived_seed("propose", seed, number, attempt))
+        self._study.sampler = self._new_sampler(derived_seed("propose", seed, number, attempt), self._told)
         trial = self._study.ask(self._distributions)
-        # Failed trials count for no sampler, so this attempt leaves no trace for the next one.
+        # Failed trials count for no sampler, but that ehvi proposes none of them again.
         asked = self._study.tell(trial, state=TrialState.FAIL)
         return Draw(to_genotype(self._genes, asked.params), dict(asked.system_attrs))

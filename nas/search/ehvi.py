@@ -1,0 +1,495 @@
+"""Exact-cost expected hypervolume improvement: only the accuracy is a guess.
+
+The costs of a network follow from its genes, so they are no objectives to be modelled. With f(z) the best accuracy that
+the surrogate believes in among the networks of cost at most z,
+
+    EHVI(x) = integral over c(x) <= z <= reference of E[max(A(x) - f(z), 0)] dz,    z in logarithms of costs,
+
+which for one cost is a finite sum over the steps of f, and for more a mean over quasi-random points z.
+
+Two things decide how well that searches. Accuracies far below the best would bend the surrogate, so it is fitted to
+the logarithm of the regret (see `LogRegret`). And cheap networks that are good for nothing would be worth a trial each
+wherever f begins too low, so f begins at what a share of the space's networks do not reach, as the surrogate sees it.
+
+Shapes in names: N networks, M networks known, G genes, D columns of the surrogate, C costs, Z points or steps of f.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.search_space import intersection_search_space
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from scipy.special import log_ndtr, ndtr
+from scipy.stats import qmc
+
+from nas.search.surrogate import Floats, GaussianProcess, Genes, embedded, fit
+
+STARTUP_TRIALS = 6
+"""Random trials before the first that is modelled."""
+WHOLE = 20_000
+"""Search spaces of at most this many genotypes are scored to the last one."""
+DRAWN = 2_000
+"""Random genotypes scored in a larger one, and as many that stand for the whole space."""
+CLIMBERS, CLIMBS = 12, 2
+"""The neighbours of this many of the best candidates are candidates too, this often over."""
+POINTS = 256
+"""Quasi-random points for two costs and more."""
+REFIT = 1.1
+"""The surrogate's parameters are fitted anew when there are this many times as many trials."""
+FITTED = 256
+"""Trials, evenly spaced, to which they are fitted."""
+REMEMBERED = 800
+"""Trials on which the surrogate is conditioned."""
+UNINTERESTING = 0.3
+"""Share of the space's networks whose accuracies lie below the region of interest, unless a floor is declared."""
+
+Table = Mapping[str, NDArray[Any]]
+"""N values for each parameter's name."""
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known of networks before they are trained.
+
+    costs: the costs (N, C) of a table of parameters, in the order of the study's minimised objectives; nan in the rows
+    of networks that must not be trained. acts: parameter -> in which rows (N) it makes a difference; None: in all.
+    admit: has the last word on the parameters of one network; None admits all that are no trial's.
+    """
+
+    costs: Callable[[Table], Floats]
+    acts: Callable[[Table], Table] | None = None
+    admit: Callable[[Mapping[str, Any]], bool] | None = None
+
+
+class Memory:
+    """What the samplers of one study may share: it saves time and changes nothing."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        if key not in self._kept:
+            self._kept[key] = make()
+        found: Value = self._kept[key]
+        return found
+
+
+class EHVISampler(BaseSampler):
+    """Proposes the network of the greatest expected hypervolume improvement that `known.admit` admits.
+
+    For studies of one maximised objective, the accuracy, and one or more minimised ones, whose values `known.costs`
+    gives exactly. Parameters need finitely many values; those that not every trial has are drawn at random. Trials
+    that run count as if their accuracy were the expected one. A proposal depends on the study and on `seed` alone.
+
+    accuracy_floor: accuracies below are of no interest; None derives one (`UNINTERESTING`).
+    Raises ValueError, when asked, for a study with other directions, a float without a step, and costs of 0 or less.
+    """
+
+    def __init__(
+        self,
+        known: Known,
+        *,
+        seed: int | None = None,
+        accuracy_floor: float | None = None,
+        startup_trials: int = STARTUP_TRIALS,
+        memory: Memory | None = None,
+    ) -> None:
+        self._known = known
+        self._rng = np.random.default_rng(seed)
+        self._random = RandomSampler(seed)
+        self._accuracy_floor = accuracy_floor
+        self._startup_trials = max(startup_trials, 2)
+        self._memory = memory or Memory()
+
+    def infer_relative_search_space(
+        self,
+        study: Study,
+        trial: FrozenTrial,  # noqa: ARG002 -- Optuna's signature
+    ) -> dict[str, BaseDistribution]:
+        _accuracy_column(study)
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return intersection_search_space(finished) if len(finished) >= self._startup_trials else {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if not search_space:
+            return {}
+        genes = GeneTable(search_space)
+        networks = self._memory.once(genes.text, lambda: Networks(genes, self._known))
+        others = [one for one in study.get_trials(deepcopy=False) if one.number != trial.number]
+        history = History.of([one for one in others if search_space.keys() <= one.params.keys()], study, networks)
+        belief = Belief.of(history, networks, self._memory, self._accuracy_floor)
+        for code_G in self._ranked(belief, history, networks):
+            params = genes.params(code_G)
+            if self._known.admit is None or self._known.admit(params):
+                return params
+        return {}
+
+    def _ranked(self, belief: Belief, history: History, networks: Networks) -> Iterator[NDArray[np.int64]]:
+        """Genotypes that are no trial's, the most promising first."""
+        taken = {code_G.tobytes() for code_G in history.taken}
+        found, score_N = networks.candidates(self._rng, history.done.codes[belief.front], belief.score)
+        order = np.lexsort((self._rng.random(len(found)), -score_N))
+        return (code_G for code_G in found.codes[order] if code_G.tobytes() not in taken)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
+
+    def reseed_rng(self) -> None:
+        self._rng = np.random.default_rng()
+        self._random.reseed_rng()
+
+
+def _accuracy_column(study: Study) -> int:
+    """The column of the one maximised objective."""
+    columns = [place for place, better in enumerate(study.directions) if better == StudyDirection.MAXIMIZE]
+    if len(columns) != 1 or len(study.directions) < 2:
+        raise ValueError(
+            "the sampler ehvi needs one maximised objective and at least one minimised one, but the directions are "
+            f"{[direction.name.lower() for direction in study.directions]}"
+        )
+    return columns[0]
+
+
+# ---- networks as codes -------------------------------------------------------------------------------------------
+
+
+class GeneTable:
+    """The parameters of a search space as genes: the code of a value is its index among the parameter's options."""
+
+    def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
+        self.options = {name: _options(name, distribution) for name, distribution in space.items()}
+        self.ordered = [not isinstance(distribution, CategoricalDistribution) for distribution in space.values()]
+        self.counts = [len(options) for options in self.options.values()]
+        self.text = repr(sorted(space.items()))
+        self._arrays = {name: _objects(options) for name, options in self.options.items()}
+
+    @property
+    def size(self) -> float:
+        """The number of genotypes."""
+        return float(np.prod(np.array(self.counts, np.float64)))
+
+    def codes(self, params: Sequence[Mapping[str, Any]]) -> NDArray[np.int64]:
+        """The codes (N, G) of N networks' parameters."""
+        rows = [[options.index(one[name]) for name, options in self.options.items()] for one in params]
+        return np.array(rows, np.int64).reshape(-1, len(self.options))
+
+    def params(self, code_G: NDArray[np.int64]) -> dict[str, Any]:
+        return {name: options[code] for (name, options), code in zip(self.options.items(), code_G, strict=True)}
+
+    def table(self, codes_NG: NDArray[np.int64]) -> Table:
+        return {name: values[codes_NG[:, gene]] for gene, (name, values) in enumerate(self._arrays.items())}
+
+    def random(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        return rng.integers(self.counts, size=(count, len(self.counts)))
+
+    def all(self) -> NDArray[np.int64]:
+        return np.indices(self.counts).reshape(len(self.counts), -1).T.astype(np.int64)
+
+    def neighbours(self, codes_NG: NDArray[np.int64]) -> NDArray[np.int64]:
+        """All genotypes that differ from one of `codes_NG` in one gene, some of them several times."""
+        changed = []
+        for gene, count in enumerate(self.counts):
+            for step in range(1, count):
+                near = codes_NG.copy()
+                near[:, gene] = (near[:, gene] + step) % count
+                changed.append(near)
+        return np.concatenate(changed) if changed else codes_NG[:0]
+
+
+def _options(name: str, distribution: BaseDistribution) -> tuple[Any, ...]:
+    if isinstance(distribution, CategoricalDistribution):
+        return tuple(distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return tuple(range(distribution.low, distribution.high + 1, distribution.step))
+    if isinstance(distribution, FloatDistribution) and distribution.step is not None:
+        steps = round((distribution.high - distribution.low) / distribution.step)
+        return tuple(distribution.low + step * distribution.step for step in range(steps + 1))
+    raise ValueError(f"the sampler ehvi needs parameters of finitely many values, but {name} is {distribution}")
+
+
+def _objects(options: Sequence[Any]) -> NDArray[Any]:
+    """Numbers as numbers, all else as it is."""
+    if all(type(option) in (int, float) for option in options):
+        return np.array(options)
+    values = np.empty(len(options), dtype=object)
+    values[:] = options
+    return values
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Networks: codes (N, G), logarithms of costs (N, C), the surrogate's columns (N, D)."""
+
+    codes: NDArray[np.int64]
+    log_costs: Floats
+    x: Floats
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+class Networks:
+    """The networks of a search space that may be trained."""
+
+    def __init__(self, genes: GeneTable, known: Known) -> None:
+        self.genes = genes
+        self._known = known
+
+    def read(self, codes_NG: NDArray[np.int64], log_costs_NC: Floats | None = None) -> Batch:
+        """Networks, canonical, without those that must not be trained; log_costs_NC: of trials, which all are kept."""
+        if self._known.acts is not None:
+            acts = self._known.acts(self.genes.table(codes_NG))
+            codes_NG = codes_NG * np.stack([acts[name] for name in self.genes.options], axis=1)
+        if log_costs_NC is None:
+            log_costs_NC = self._log_costs(codes_NG)
+            may = ~np.isnan(log_costs_NC).any(axis=1)
+            codes_NG, log_costs_NC = codes_NG[may], log_costs_NC[may]
+        return Batch(codes_NG, log_costs_NC, self._columns(codes_NG, log_costs_NC))
+
+    def _log_costs(self, codes_NG: NDArray[np.int64]) -> Floats:
+        costs_NC = np.asarray(self._known.costs(self.genes.table(codes_NG)), np.float64)
+        return logarithms(costs_NC)
+
+    def _columns(self, codes_NG: NDArray[np.int64], log_costs_NC: Floats) -> Floats:
+        genes_ND, _ = embedded(codes_NG, self.genes.counts, self.genes.ordered)
+        low_C, high_C = self.cost_range
+        return np.concatenate([genes_ND, (log_costs_NC - low_C) / np.maximum(high_C - low_C, 1e-9)], axis=1)
+
+    @property
+    def column_genes(self) -> Genes:
+        """The gene of each of the surrogate's columns; each cost is one of its own."""
+        _, gene_D = embedded(np.zeros((1, len(self.genes.counts)), np.int64), self.genes.counts, self.genes.ordered)
+        costs = len(self.cost_range[0])
+        return np.concatenate([gene_D, len(self.genes.counts) + np.arange(costs)])
+
+    @cached_property
+    def cost_range(self) -> tuple[Floats, Floats]:
+        """The least and the greatest logarithm of each cost (C) among the networks that stand for the space."""
+        codes_NG = self.genes.all() if self.small else self.genes.random(DRAWN, np.random.default_rng(0))
+        log_costs_NC = self._log_costs(codes_NG)
+        known = log_costs_NC[~np.isnan(log_costs_NC).any(axis=1)]
+        if len(known) == 0:
+            raise ValueError(f"the sampler ehvi found no network that may be trained among {len(codes_NG)}")
+        return known.min(axis=0), known.max(axis=0)
+
+    @property
+    def small(self) -> bool:
+        return self.genes.size <= WHOLE
+
+    @cached_property
+    def standing(self) -> Batch:
+        """Networks that stand for the space: all of a small one, random ones of a larger."""
+        codes_NG = self.genes.all() if self.small else self.genes.random(DRAWN, np.random.default_rng(0))
+        return _distinct(self.read(codes_NG))
+
+    def candidates(
+        self, rng: np.random.Generator, front_NG: NDArray[np.int64], score: Callable[[Batch], Floats]
+    ) -> tuple[Batch, Floats]:
+        """Networks and their scores: all of a small space, else random ones, the front's neighbours, and a climb."""
+        if self.small:
+            return self.standing, score(self.standing)
+        starts = np.concatenate([self.genes.random(DRAWN, rng), self.genes.neighbours(front_NG)])
+        found = _distinct(self.read(starts))
+        score_N = score(found)
+        for _ in range(CLIMBS):
+            best = np.argsort(-score_N, kind="stable")[:CLIMBERS]
+            near = _distinct(self.read(self.genes.neighbours(found.codes[best])))
+            found, score_N = _joined(found, near), np.concatenate([score_N, score(near)])
+        return found, score_N
+
+
+def _joined(a: Batch, b: Batch) -> Batch:
+    return Batch(
+        np.concatenate([a.codes, b.codes]),
+        np.concatenate([a.log_costs, b.log_costs]),
+        np.concatenate([a.x, b.x]),
+    )
+
+
+def _distinct(batch: Batch) -> Batch:
+    _, first = np.unique(batch.codes, axis=0, return_index=True)
+    return Batch(batch.codes[first], batch.log_costs[first], batch.x[first])
+
+
+def logarithms(costs_NC: Floats) -> Floats:
+    """Raises ValueError for costs of 0 or less; nan stays."""
+    if np.any(costs_NC <= 0):
+        raise ValueError(f"the sampler ehvi needs costs above 0, but the least is {np.nanmin(costs_NC):g}")
+    logs: Floats = np.log(costs_NC)
+    return logs
+
+
+# ---- what is known after some trials -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """The trials of a study: finished ones with their accuracies (M), those that run, and the codes of all (N, G)."""
+
+    done: Batch
+    accuracy: Floats
+    pending: Batch
+    taken: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, trials: Sequence[FrozenTrial], study: Study, networks: Networks) -> History:
+        column = _accuracy_column(study)
+        done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        values = np.array([trial.values for trial in done])
+        batch = networks.read(_codes(networks, done), logarithms(np.delete(values, column, axis=1)))
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        taken = networks.read(_codes(networks, trials), np.zeros((len(trials), batch.log_costs.shape[1])))
+        return cls(batch, values[:, column], networks.read(_codes(networks, running)), taken.codes)
+
+
+def _codes(networks: Networks, trials: Sequence[FrozenTrial]) -> NDArray[np.int64]:
+    return networks.genes.codes([trial.params for trial in trials])
+
+
+class LogRegret(NamedTuple):
+    """The scale on which accuracies are modelled: t = -log(best - accuracy + gap), gap = best - median.
+
+    Near the best it is linear, far below it flattens, so that failures say little about good networks.
+    """
+
+    best: float
+    gap: float
+
+    @classmethod
+    def of(cls, accuracy_M: Floats) -> LogRegret:
+        best, median, worst = (float(value) for value in np.quantile(accuracy_M, [1.0, 0.5, 0.0]))
+        return cls(best, max(best - median, 0.02 * (best - worst), 1e-9 * (1 + abs(best))))
+
+    def scaled(self, accuracy: Floats) -> Floats:
+        return -np.log(np.maximum(self.best - accuracy, 0.0) + self.gap)
+
+    def expected_gain(self, mean_N: Floats, sd_N: Floats, level: float | Floats) -> Floats:
+        """E[max(A - a, 0)] for normal t(A), where t(a) = level: two moments of a log-normal variable, cut off."""
+        u = (mean_N - level) / sd_N
+        below = np.exp(-mean_N + sd_N * sd_N / 2 + log_ndtr(u - sd_N))
+        gain_N: Floats = np.maximum(np.exp(-np.asarray(level)) * ndtr(u) - below, 0.0)
+        return gain_N
+
+
+@dataclass(frozen=True, eq=False)
+class Belief:
+    """The surrogate after some trials, and the accuracies f(z) that it believes to be within reach.
+
+    front: rows of the finished trials of which f consists. levels (Z): f on the scale `regret`; corners (Z, C): the
+    logarithms of costs from which each holds, up to the next or, at last, the reference (C). With several costs they
+    are points of equal weight.
+    """
+
+    process: GaussianProcess
+    regret: LogRegret
+    front: NDArray[np.int64]
+    corners: Floats
+    levels: Floats
+    reference: Floats
+
+    @classmethod
+    def of(cls, history: History, networks: Networks, memory: Memory, accuracy_floor: float | None) -> Belief:
+        done = history.done
+        regret = LogRegret.of(history.accuracy)
+        gene_D = networks.column_genes
+        theta = _parameters(done.x, history.accuracy, gene_D, memory)
+        kept = remembered(len(done), history.accuracy)
+        process = GaussianProcess(done.x[kept], regret.scaled(history.accuracy[kept]), gene_D, theta)
+        mean_M = process.mean(done.x)
+        means = np.concatenate([mean_M, process.mean(history.pending.x)])
+        if accuracy_floor is None:
+            floor = float(np.quantile(process.mean(networks.standing.x), UNINTERESTING))
+        else:
+            floor = float(regret.scaled(np.array(accuracy_floor)))
+        log_costs_NC = np.concatenate([done.log_costs, history.pending.log_costs])
+        low_C, high_C = networks.cost_range
+        reference_C = np.maximum(high_C, log_costs_NC.max(axis=0))
+        front = staircase(log_costs_NC, means, floor)
+        if log_costs_NC.shape[1] == 1:
+            corner_ZC = np.concatenate([[[-np.inf]], log_costs_NC[front]])
+            level_Z = np.concatenate([[floor], means[front]])
+        else:
+            corner_ZC = _points(np.minimum(low_C, log_costs_NC.min(axis=0)), reference_C)
+            level_Z = levels(corner_ZC, log_costs_NC[front], means[front], floor)
+        return cls(process, regret, front[front < len(done)], corner_ZC, level_Z, reference_C)
+
+    def score(self, batch: Batch) -> Floats:
+        """The expected hypervolume improvement (N), up to a factor that is the same for all."""
+        mean_N, sd_N = self.process.predict(batch.x)
+        total_N = np.zeros(len(batch))
+        if len(self.reference) == 1:
+            until_Z = np.append(self.corners[1:, 0], self.reference[0])
+            for corner, until, level in zip(self.corners[:, 0], until_Z, self.levels, strict=True):
+                width_N = until - np.maximum(batch.log_costs[:, 0], corner)
+                rows = np.flatnonzero(width_N > 0)
+                total_N[rows] += width_N[rows] * self.regret.expected_gain(mean_N[rows], sd_N[rows], level)
+            return total_N
+        for corner_C, level in zip(self.corners, self.levels, strict=True):
+            rows = np.flatnonzero(np.all(batch.log_costs <= corner_C, axis=1))
+            total_N[rows] += self.regret.expected_gain(mean_N[rows], sd_N[rows], level)
+        return total_N
+
+
+def staircase(log_costs_NC: Floats, means_N: Floats, floor: float) -> NDArray[np.int64]:
+    """The networks above the floor that none as cheap in every cost reaches, in ascending order of their costs."""
+    order = np.lexsort((-means_N, *log_costs_NC.T[::-1]))
+    kept: list[int] = []
+    for row in order:
+        cheaper = [other for other in kept if np.all(log_costs_NC[other] <= log_costs_NC[row])]
+        if means_N[row] > max((means_N[other] for other in cheaper), default=floor):
+            kept.append(int(row))
+    return np.array(kept, np.int64)
+
+
+def levels(points_ZC: Floats, log_costs_NC: Floats, means_N: Floats, floor: float) -> Floats:
+    """f (Z) at points: the greatest mean among the networks that cost at most that, or the floor."""
+    within_ZN = np.all(log_costs_NC[None] <= points_ZC[:, None], axis=2)
+    best_Z: Floats = np.max(np.where(within_ZN, means_N, floor), axis=1, initial=floor)
+    return best_Z
+
+
+def _points(low_C: Floats, high_C: Floats) -> Floats:
+    unit = qmc.Sobol(len(low_C), scramble=False).random_base2(int(np.log2(POINTS)))
+    points_ZC: Floats = low_C + (unit + 0.5 / POINTS) * (high_C - low_C)
+    return points_ZC
+
+
+def _parameters(x_ND: Floats, accuracy_M: Floats, gene_D: Genes, memory: Memory) -> Floats:
+    """Fitted to the first trials only, as many as the last refit had, so that they are a function of the history."""
+    count = refitted_at(len(accuracy_M))
+    rows = np.unique(np.linspace(0, count - 1, min(count, FITTED)).astype(np.int64))
+    x, accuracy = x_ND[rows], accuracy_M[rows]
+    digest = hashlib.sha256(x.tobytes() + accuracy.tobytes()).digest()
+    return memory.once(digest, lambda: fit(x, LogRegret.of(accuracy).scaled(accuracy), gene_D))
+
+
+def refitted_at(trials: int) -> int:
+    """The number of trials, at most `trials`, at which the surrogate's parameters were fitted last."""
+    count = 2
+    while (following := int(np.ceil(count * REFIT))) <= trials:
+        count = following
+    return count
+
+
+def remembered(trials: int, accuracy_M: Floats) -> NDArray[np.int64]:
+    """The trials on which the surrogate is conditioned: all, or the most accurate half and evenly spaced others."""
+    if trials <= REMEMBERED:
+        return np.arange(trials)
+    best = np.argsort(-accuracy_M, kind="stable")[: REMEMBERED // 2]
+    spaced = np.setdiff1d(np.arange(trials), best)
+    return np.sort(np.concatenate([best, spaced[np.linspace(0, len(spaced) - 1, REMEMBERED // 2).astype(np.int64)]]))

@@ -1,0 +1,49 @@
+"""What the gate knows of a space's networks before they are trained, for samplers that ask: costs, caps, what acts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.cost.table import PartPrices, Prices, price
+from nas.pareto import costs_of
+from nas.search.ehvi import Known, Table
+from nas.search.gate import Candidate, Gate
+from nas.search.samplers import to_genotype
+from nas.space import Gene
+
+
+def known(gate: Gate, objectives: Sequence[str]) -> Known:
+    """Networks of the gate's space, in the parameters that Optuna sees; costs in the order of `objectives`."""
+    genes = gate.space.genes
+    parts = PartPrices(gate.space)
+    names = costs_of(objectives)
+
+    def prices(table: Table) -> Prices:
+        return price(gate.space, _codes(genes, table), parts)
+
+    def costs(table: Table) -> NDArray[np.float64]:
+        found = prices(table)
+        may = found.valid & np.all([found[name] <= cap for name, cap in gate.caps.items()], axis=0)
+        costs_NC = np.stack([found[name] for name in names], axis=1).astype(np.float64)
+        return np.where(may[:, None], costs_NC, np.nan)
+
+    def acts(table: Table) -> Table:
+        return {gene.name: column for gene, column in zip(genes, prices(table).acting.T, strict=True)}
+
+    def admit(params: Mapping[str, Any]) -> bool:
+        return isinstance(gate.check(to_genotype(genes, params)), Candidate)
+
+    return Known(costs, acts, admit)
+
+
+def _codes(genes: Sequence[Gene], table: Table) -> NDArray[np.int64]:
+    """Optuna sees ordered genes as indices already."""
+    columns = [
+        table[gene.name] if gene.ordered else [gene.options.index(value) for value in table[gene.name].tolist()]
+        for gene in genes
+    ]
+    return np.array(columns, np.int64).reshape(len(genes), -1).T

@@ -1,0 +1,308 @@
+"""Exact-cost EHVI: the gain, the volume, what is proposed, and plain Optuna studies with it."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from nas.cost.formula import cost
+from nas.pareto import hypervolume
+from nas.search import ehvi
+from nas.search.ehvi import EHVISampler, Known, LogRegret, Memory, Table, levels, refitted_at, remembered, staircase
+from nas.search.gate import Candidate, Gate
+from nas.search.known import known
+from nas.search.samplers import distributions, to_params
+from nas.space import SearchSpace
+
+SPACE: dict[str, BaseDistribution] = {
+    "kind": CategoricalDistribution(["a", "b", "c", None]),
+    "depth": IntDistribution(0, 6),
+    "width": IntDistribution(8, 64, step=8),
+    "rate": FloatDistribution(0.0, 1.0, step=0.25),
+}
+GRID = [
+    dict(zip(SPACE, values, strict=True))
+    for values in itertools.product("abc", range(7), range(8, 65, 8), (0, 0.25, 0.5, 0.75, 1.0))
+]
+
+
+def accuracy(params: Mapping[str, Any]) -> float:
+    """Kind b is good, width helps and depth too; most networks fail."""
+    good = 1.0 - np.exp(-params["width"] * (1 + params["depth"]) / 60)
+    return float(
+        0.9 * good - 0.3 * abs(params["rate"] - 0.5) - {"a": 0.05, "b": 0.0, "c": 0.5}.get(params["kind"], 0.8)
+    )
+
+
+def price(params: Mapping[str, Any]) -> tuple[float, float]:
+    return 1.0 + params["width"] * (1.0 + params["depth"]), 1.0 + params["width"]
+
+
+def costs(table: Table) -> NDArray[np.float64]:
+    return np.stack([1.0 + table["width"] * (1.0 + table["depth"]), 1.0 + table["width"]], axis=1)
+
+
+def one_cost(table: Table) -> NDArray[np.float64]:
+    return costs(table)[:, :1]
+
+
+def study(sampler: EHVISampler, trials: int, *, two: bool = False, pending: int = 1) -> optuna.Study:
+    """A study of trials, `pending` of them under way at once."""
+    made = optuna.create_study(directions=["maximize", *["minimize"] * (1 + two)], sampler=sampler)
+    under_way: list[optuna.Trial] = []
+    for _ in range(trials):
+        under_way.append(made.ask(SPACE))
+        if len(under_way) == pending:
+            trial = under_way.pop(0)
+            made.tell(trial, [accuracy(trial.params), *price(trial.params)[: 1 + two]])
+    return made
+
+
+def volume(networks: Sequence[Mapping[str, Any]]) -> float:
+    points = [(-max(accuracy(one), 0.0), np.log(price(one)[0])) for one in networks]
+    return hypervolume(np.array(points), [0.0, np.log(500.0)])
+
+
+# ---- mathematics -------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(-4, 1), st.floats(0.05, 1.5), st.floats(-4, 1))
+def test_the_expected_gain_is_the_mean_of_gains(mean: float, sd: float, level: float) -> None:
+    regret = LogRegret(best=0.9, gap=0.1)
+    t = mean + sd * np.linspace(-9, 9, 20_001)
+    density = np.exp(-0.5 * ((t - mean) / sd) ** 2) / (sd * np.sqrt(2 * np.pi))
+    gains = np.maximum(np.exp(-level) - np.exp(-t), 0.0)
+    expected = float(np.sum(gains * density) * (t[1] - t[0]))
+    got = regret.expected_gain(np.array([mean]), np.array([sd]), level)[0]
+    assert got == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
+def test_log_regret_keeps_order_and_flattens_below() -> None:
+    accuracy_M = np.array([0.1, 0.5, 0.8, 0.85, 0.9])
+    scaled = LogRegret.of(accuracy_M).scaled(accuracy_M)
+    assert np.all(np.diff(scaled) > 0)
+    assert scaled[4] - scaled[3] > 5 * (scaled[1] - scaled[0]) * (0.05 / 0.4)
+    assert LogRegret.of(np.full(3, 0.5)).scaled(np.full(3, 0.5)) == pytest.approx(np.full(3, -np.log(1.5e-9)))
+
+
+networks = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 6)), min_size=1, max_size=12)
+
+
+@given(networks, st.integers(0, 6))
+def test_levels_are_the_best_within_reach(found: list[tuple[int, int, int]], floor: int) -> None:
+    """f from the staircase alone equals f from all networks, which is a maximum."""
+    log_costs = np.array(found, np.float64)[:, :2]
+    means = np.array(found, np.float64)[:, 2]
+    points = np.array(list(itertools.product(np.arange(-0.5, 5), repeat=2)))
+    kept = staircase(log_costs, means, floor)
+    expected = [
+        max([m for c, m in zip(log_costs, means, strict=True) if np.all(c <= z)] + [float(floor)]) for z in points
+    ]
+    assert levels(points, log_costs[kept], means[kept], floor).tolist() == expected
+    assert all(means[row] > floor for row in kept)
+
+
+def test_one_cost_is_integrated_exactly() -> None:
+    """Against a fine sum over z of the expected gain over f(z)."""
+    sampler = EHVISampler(Known(one_cost), seed=0)
+    made = study(sampler, 30)
+    genes = ehvi.GeneTable(SPACE)
+    found = ehvi.Networks(genes, Known(one_cost))
+    history = ehvi.History.of(made.trials, made, found)
+    belief = ehvi.Belief.of(history, found, Memory(), None)
+    batch = found.read(genes.random(50, np.random.default_rng(0)))
+    mean_N, sd_N = belief.process.predict(batch.x)
+    z = np.linspace(batch.log_costs.min(), belief.reference[0], 20_001)
+    f = levels(z[:, None], belief.corners, belief.levels, belief.levels[0])
+    for row in range(50):
+        reach = z >= batch.log_costs[row, 0]
+        gains = belief.regret.expected_gain(mean_N[row], sd_N[row], f[reach])
+        assert belief.score(batch)[row] == pytest.approx(np.sum(gains) * (z[1] - z[0]), rel=2e-2, abs=1e-4)
+
+
+@given(st.integers(2, 5000))
+def test_refits_are_a_function_of_the_number_of_trials(trials: int) -> None:
+    last = refitted_at(trials)
+    assert trials / 1.6 < last <= trials or trials < 8
+    assert refitted_at(last) == last
+
+
+def test_many_trials_are_remembered_by_their_best_and_a_spread() -> None:
+    assert remembered(700, np.zeros(700)).tolist() == list(range(700))
+    accuracy_M = np.random.default_rng(0).random(3000)
+    kept = remembered(3000, accuracy_M)
+    assert len(set(kept.tolist())) == ehvi.REMEMBERED
+    assert set(np.argsort(-accuracy_M)[:400].tolist()) <= set(kept.tolist())
+    assert np.histogram(kept, 6)[0].min() > 80
+
+
+# ---- proposals ---------------------------------------------------------------------------------------------------
+
+
+def test_it_finds_more_than_chance_and_never_repeats_itself() -> None:
+    best = volume(GRID)
+    for seed in range(3):
+        made = study(EHVISampler(Known(one_cost), seed=seed), 40)
+        texts = [str(trial.params) for trial in made.trials]
+        assert len(set(texts)) == 40
+        chance = random.Random(seed).sample(GRID, 40)
+        shares = volume([trial.params for trial in made.trials]) / best, volume(chance) / best
+        assert shares[0] > max(0.95, shares[1]), (seed, shares)
+
+
+@pytest.mark.parametrize("two", [False, True])
+def test_trials_under_way_are_not_proposed_again(two: bool) -> None:
+    sampler = EHVISampler(Known(costs if two else one_cost), seed=0)
+    made = study(sampler, 40, two=two, pending=8)
+    assert len({str(trial.params) for trial in made.trials}) == 40
+    assert volume([trial.params for trial in made.trials]) / volume(GRID) > 0.9
+
+
+def test_a_large_space_is_searched_around_the_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ehvi, "WHOLE", 10)
+    monkeypatch.setattr(ehvi, "DRAWN", 50)
+    made = study(EHVISampler(Known(one_cost), seed=0), 40)
+    assert volume([trial.params for trial in made.trials]) / volume(GRID) > 0.95
+
+
+def test_what_must_not_be_trained_is_not_proposed() -> None:
+    def capped(table: Table) -> NDArray[np.float64]:
+        found = one_cost(table)
+        return np.where(found > 150, np.nan, found)
+
+    limits = Known(capped, admit=lambda params: params["kind"] is not None)
+    made = study(EHVISampler(limits, seed=0), 40)
+    modelled = made.trials[ehvi.STARTUP_TRIALS :]
+    assert all(price(trial.params)[0] <= 150 and trial.params["kind"] is not None for trial in modelled)
+
+
+def test_failed_trials_are_not_proposed_again() -> None:
+    made = study(EHVISampler(Known(one_cost), seed=0), 10)
+    asked = made.ask(SPACE)
+    made.tell(asked, state=TrialState.FAIL)
+    made.sampler = EHVISampler(Known(one_cost), seed=0)
+    assert made.ask(SPACE).params != asked.params
+
+
+def test_a_declared_floor_moves_the_search_up() -> None:
+    def mean_cost(floor: float | None) -> float:
+        trials = study(EHVISampler(Known(one_cost), seed=0, accuracy_floor=floor), 40).trials[6:]
+        return float(np.mean([np.log(price(trial.params)[0]) for trial in trials]))
+
+    assert mean_cost(0.7) > mean_cost(0.0) + 0.2
+
+
+def test_seeds_repeat_and_a_shared_memory_changes_nothing() -> None:
+    def proposals(memory: Memory | None, seed: int = 1) -> list[dict[str, Any]]:
+        return [trial.params for trial in study(EHVISampler(Known(one_cost), seed=seed, memory=memory), 25).trials]
+
+    memory = Memory()
+    first = proposals(memory)
+    assert first == proposals(memory) == proposals(None) != proposals(None, seed=2)
+
+
+def test_when_nothing_is_left_it_draws_at_random() -> None:
+    small: dict[str, BaseDistribution] = {"width": IntDistribution(8, 64, step=8)}
+    known_costs = Known(lambda table: 1.0 + table["width"][:, None])
+    made = optuna.create_study(directions=["maximize", "minimize"], sampler=EHVISampler(known_costs, seed=0))
+    for _ in range(12):
+        trial = made.ask(small)
+        made.tell(trial, [trial.params["width"] / 64, 1.0 + trial.params["width"]])
+    assert len({trial.params["width"] for trial in made.trials[:12]}) >= 6
+
+
+def test_study_optimize_takes_it() -> None:
+    """The costs stand in any order, and a parameter that not every trial has is drawn at random."""
+
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        x = trial.suggest_int("x", 0, 30)
+        extra = trial.suggest_float("extra", 0, 0.1) if x > 15 else 0.0
+        return 1.0 + x, 1 - (x - 20) ** 2 / 400 + extra
+
+    made = optuna.create_study(
+        directions=["minimize", "maximize"],
+        sampler=EHVISampler(Known(lambda table: 1.0 + table["x"][:, None]), seed=0),
+    )
+    made.optimize(objective, n_trials=25)
+    assert len({trial.params["x"] for trial in made.trials}) >= 20
+
+
+# ---- mistakes ----------------------------------------------------------------------------------------------------
+
+
+def ask_once(directions: list[str], space: dict[str, BaseDistribution], known_costs: Known) -> None:
+    made = optuna.create_study(directions=directions, sampler=EHVISampler(known_costs, seed=0, startup_trials=2))
+    for value in (1.0, 2.0, 3.0):
+        trial = made.ask(space)
+        made.tell(trial, [value] * len(directions))
+
+
+@pytest.mark.parametrize(
+    ("directions", "space", "limit", "sentence"),
+    [
+        (["minimize", "minimize"], SPACE, 1.0, "needs one maximised objective and at least one minimised one"),
+        (["maximize", "maximize"], SPACE, 1.0, "needs one maximised objective"),
+        (["maximize"], SPACE, 1.0, "at least one minimised one"),
+        (["maximize", "minimize"], {"x": FloatDistribution(0, 1)}, 1.0, "finitely many values, but x is Float"),
+        (["maximize", "minimize"], {"x": IntDistribution(0, 9)}, 0.0, "needs costs above 0, but the least is 0"),
+        (["maximize", "minimize"], {"x": IntDistribution(0, 9)}, np.nan, "found no network that may be trained"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    directions: list[str], space: dict[str, BaseDistribution], limit: float, sentence: str
+) -> None:
+    def constant(table: Table) -> NDArray[np.float64]:
+        return np.full((len(next(iter(table.values()))), 1), limit)
+
+    with pytest.raises(ValueError, match=sentence):
+        ask_once(directions, space, Known(constant))
+
+
+# ---- a space's networks ------------------------------------------------------------------------------------------
+
+
+def test_what_is_known_of_a_space_is_what_its_gate_says() -> None:
+    space = SearchSpace.load("tiny")
+    seen: set[str] = set()
+    gate = Gate(space, {"params": 45_000}, seen)
+    told = known(gate, ("accuracy", "params", "macs"))
+    genes = ehvi.GeneTable(distributions(space.genes))
+    codes = genes.all()
+    table = genes.table(codes)
+    prices, acts = told.costs(table), told.acts
+    assert acts is not None
+    acting = acts(table)
+    rng = np.random.default_rng(0)
+    for row in rng.choice(len(codes), 60, replace=False):
+        params = genes.params(codes[row])
+        genotype = {
+            gene.name: gene.options[params[gene.name]] if gene.ordered else params[gene.name] for gene in space.genes
+        }
+        verdict = gate.check(genotype)
+        assert told.admit is not None and told.admit(params) == isinstance(verdict, Candidate)
+        assert np.isnan(prices[row]).any() == (not isinstance(verdict, Candidate))
+        if isinstance(verdict, Candidate):
+            assert prices[row].tolist() == [verdict.cost["params"], verdict.cost["macs"]]
+            asked: set[str] = set()
+
+            def choose(name: str, _: Any, asked: set[str] = asked, made: Any = genotype) -> Any:
+                asked.add(name)
+                return made[name]
+
+            space.walk(choose)
+            assert {name for name in acting if acting[name][row]} == asked
+    arch = space.sample(random.Random(0))
+    seen.add(arch.key)
+    assert told.admit is not None and not told.admit(to_params(space.genes, space.encode(arch)))
+    assert cost(arch, space.input_size).params > 0

@@ -1,0 +1,79 @@
+"""The Gaussian process: against scikit-learn's, its gradient, its columns, and what the priors hold on to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import approx_fprime
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+from nas.search import surrogate
+from nas.search.surrogate import GaussianProcess, embedded, fit
+
+OPTIONS, ORDERED = [4, 3, 2], [True, False, False]
+
+
+def some(points: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Columns, targets and genes of random genotypes."""
+    rng = np.random.default_rng(seed)
+    codes_NG = rng.integers(OPTIONS, size=(points, 3))
+    x_ND, gene_D = embedded(codes_NG, OPTIONS, ORDERED)
+    return x_ND, np.sin(2 * codes_NG[:, 0]) + (codes_NG[:, 1] == 2) + 0.05 * rng.normal(size=points), gene_D
+
+
+def test_columns_put_different_options_at_most_one_apart() -> None:
+    codes_NG = np.array([[0, 0, 0], [3, 0, 0], [1, 0, 0], [0, 1, 0], [0, 2, 0], [0, 0, 1]])
+    x_ND, gene_D = embedded(codes_NG, OPTIONS, ORDERED)
+    assert gene_D.tolist() == [0, 1, 1, 1, 2]
+    squared = ((x_ND - x_ND[0]) ** 2).sum(axis=1)
+    assert squared == pytest.approx([0, 1, 1 / 9, 1, 1, 1])
+    assert ((x_ND[3] - x_ND[4]) ** 2).sum() == pytest.approx(1)
+
+
+def test_the_posterior_is_that_of_scikit_learn() -> None:
+    x_ND, y_N, gene_D = some(25)
+    theta = np.log([0.8, 1.3, 2.0, 0.7, 0.05])
+    scales_D = np.exp(theta[:3])[gene_D]
+    kernel = ConstantKernel(0.7) * Matern(scales_D, nu=2.5) + WhiteKernel(0.05 + surrogate.JITTER)
+    theirs = GaussianProcessRegressor(kernel, optimizer=None, normalize_y=True, alpha=0.0).fit(x_ND, y_N)
+    new_MD, *_ = some(40, seed=1)
+    mean_M, sd_M = theirs.predict(new_MD, return_std=True)
+    ours = GaussianProcess(x_ND, y_N, gene_D, theta)
+    got_mean, got_sd = ours.predict(new_MD)
+    assert got_mean == pytest.approx(mean_M, abs=1e-8)
+    assert ours.mean(new_MD) == pytest.approx(mean_M, abs=1e-8)
+    noise = (0.05 + surrogate.JITTER) * y_N.std() ** 2  # their deviation is of an observation, ours of the function
+    assert got_sd**2 + noise == pytest.approx(sd_M**2, abs=1e-8)
+
+
+def test_the_gradient_is_that_of_the_loss() -> None:
+    x_ND, y_N, gene_D = some(20)
+    priors = surrogate._priors(3)
+    for theta in np.random.default_rng(0).normal(0, 0.7, size=(5, 5)):
+        _, gradient = surrogate._loss(theta, x_ND, y_N, gene_D, priors)
+        numeric = approx_fprime(theta, lambda t: surrogate._loss(t, x_ND, y_N, gene_D, priors)[0], 1e-6)
+        assert gradient == pytest.approx(numeric, rel=1e-3, abs=1e-3)
+
+
+def test_a_gene_that_does_nothing_gets_a_longer_scale_than_one_that_decides() -> None:
+    x_ND, y_N, gene_D = some(80)
+    theta = fit(x_ND, y_N, gene_D)
+    assert theta[2] > max(theta[0], theta[1]) + 0.5
+    again = fit(x_ND, y_N, gene_D)
+    assert theta.tobytes() == again.tobytes()
+
+
+def test_it_predicts_what_it_has_not_seen() -> None:
+    x_ND, y_N, gene_D = some(60)
+    new_MD, truth_M, _ = some(200, seed=1)
+    mean_M, sd_M = GaussianProcess(x_ND, y_N, gene_D, fit(x_ND, y_N, gene_D)).predict(new_MD)
+    assert np.corrcoef(mean_M, truth_M)[0, 1] > 0.95
+    assert np.all(sd_M > 0)
+
+
+@pytest.mark.parametrize("targets", [np.zeros(6), np.full(6, 3.0)])
+def test_equal_targets_are_no_error(targets: np.ndarray) -> None:
+    x_ND, _, gene_D = some(6)
+    process = GaussianProcess(x_ND, targets, gene_D, fit(x_ND, targets, gene_D))
+    assert process.mean(x_ND) == pytest.approx(targets)
