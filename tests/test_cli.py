@@ -236,7 +236,7 @@ def test_a_changed_space_is_refused_with_the_difference(
         (("--space", "nowhere"), "space 'nowhere' is neither a file nor a shipped space"),
         (("--data", "nowhere"), "nowhere"),
         (("--space", "cifar", "--data", "digits"), "space cifar"),
-        (("--sampler", "magic"), "sampler = 'magic': the sampler must be one of tpe, local, nsga2, random"),
+        (("--sampler", "magic"), "sampler = 'magic': the sampler must be one of ehvi, tpe, local, nsga2, random"),
         (("--objectives", "accuracy,beauty"), "objectives"),
         (("--objectives", "macs"), "objectives"),
         (("--max-macs", "many"), "max_macs"),

@@ -22,7 +22,7 @@ from nas.search import ehvi
 from nas.search.ehvi import EHVISampler, Known, LogRegret, Memory, Table, levels, refitted_at, remembered, staircase
 from nas.search.gate import Candidate, Gate
 from nas.search.known import known
-from nas.search.samplers import distributions, to_params
+from nas.search.samplers import Direction, distributions, to_params
 from nas.space import SearchSpace
 
 SPACE: dict[str, BaseDistribution] = {
@@ -59,7 +59,8 @@ def one_cost(table: Table) -> NDArray[np.float64]:
 
 def study(sampler: EHVISampler, trials: int, *, two: bool = False, pending: int = 1) -> optuna.Study:
     """A study of trials, `pending` of them under way at once."""
-    made = optuna.create_study(directions=["maximize", *["minimize"] * (1 + two)], sampler=sampler)
+    directions: list[Direction] = ["maximize", "minimize", "minimize"]
+    made = optuna.create_study(directions=directions[: 2 + two], sampler=sampler)
     under_way: list[optuna.Trial] = []
     for _ in range(trials):
         under_way.append(made.ask(SPACE))
@@ -241,7 +242,7 @@ def test_study_optimize_takes_it() -> None:
 # ---- mistakes ----------------------------------------------------------------------------------------------------
 
 
-def ask_once(directions: list[str], space: dict[str, BaseDistribution], known_costs: Known) -> None:
+def ask_once(directions: list[Direction], space: dict[str, BaseDistribution], known_costs: Known) -> None:
     made = optuna.create_study(directions=directions, sampler=EHVISampler(known_costs, seed=0, startup_trials=2))
     for value in (1.0, 2.0, 3.0):
         trial = made.ask(space)
@@ -260,7 +261,7 @@ def ask_once(directions: list[str], space: dict[str, BaseDistribution], known_co
     ],
 )
 def test_mistakes_are_one_sentence(
-    directions: list[str], space: dict[str, BaseDistribution], limit: float, sentence: str
+    directions: list[Direction], space: dict[str, BaseDistribution], limit: float, sentence: str
 ) -> None:
     def constant(table: Table) -> NDArray[np.float64]:
         return np.full((len(next(iter(table.values()))), 1), limit)

@@ -57,7 +57,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "plotly": ("report",),
     "jinja2": ("report",),
     "moocore": ("pareto",),
-    "scipy": ("evidence",),
+    "scipy": ("evidence", "search"),
     "torch": ("device", "models", "cost.measure", "cost.latency", "data", "train", "executors"),
     "torchvision": ("data",),
     "PIL": ("data",),
