@@ -163,7 +163,7 @@ METHODS: dict[str, Callable[[Problem, int], BaseSampler]] = {
 def searched(
     problem: Problem, method: str, seed: int, trials: int, pending: int
 ) -> tuple[list[int], list[float], float]:
-    """Rows evaluated in order, the accuracies seen, and CPU seconds; `pending` trials are under way at once."""
+    """Rows evaluated in order, until none is left, the accuracies seen, and CPU seconds; `pending` run at once."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rng = np.random.default_rng([seed, 1])
     begun = time.process_time()
@@ -177,7 +177,7 @@ def searched(
     rows: list[int] = []
     seen: list[float] = []
     under_way: list[tuple[optuna.Trial, int, float]] = []
-    while len(rows) < trials:
+    for _ in range(min(trials, len(set(problem.keys.tolist())))):
         trial, row = new_trial(problem, study, taken, rng)
         taken.add(int(problem.keys[row]))
         accuracy = float(rng.choice(problem.observed[row]))
@@ -209,8 +209,9 @@ def outcome(problem: Problem, method: str, seed: int, trials: int, pending: int)
     rows, seen, seconds = searched(problem, method, seed, trials, pending)
     whole = hypervolume(problem.losses(np.arange(len(problem.truth))), problem.reference)
     trace = hypervolume_trace(problem.losses(rows), problem.reference) / whole
+    trace = np.append(trace, np.full(trials - len(rows), trace[-1]))
     reported = {mark: problem.reported(rows[:mark], seen[:mark]) / whole for mark in MARKS if mark <= trials}
-    return {"trace": trace.tolist(), "reported": reported, "seconds": seconds / trials}
+    return {"trace": trace.tolist(), "reported": reported, "seconds": seconds / len(rows)}
 
 
 def reached(trace: Sequence[float], level: float) -> float:

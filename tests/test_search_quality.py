@@ -1,0 +1,103 @@
+"""The comparison of samplers on a table: what is counted, that nothing is given twice, and a small real run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nas.pareto import hypervolume
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "search_quality.py"
+
+
+@pytest.fixture(scope="module")
+def quality() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
+        yield importlib.import_module("search_quality")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 of 72 genotypes; rows of one key are one network; `seen.0` and `seen.1` are noisy."""
+    rng = np.random.default_rng(0)
+    rows = [(kind, depth, width) for kind in "abc" for depth in range(6) for width in (8, 16, 32, 64)]
+    frame = pd.DataFrame([rows[place] for place in rng.permutation(72)[:60]], columns=["g.kind", "g.depth", "g.width"])
+    size = (1 + frame["g.depth"]) * frame["g.width"]
+    frame["macs"] = size
+    frame["params"] = frame["g.width"] ** 2
+    frame["truth"] = 1 - np.exp(-size / 80) - 0.2 * (frame["g.kind"] == "c") + 0.02 * rng.random(60)
+    frame["seen.0"], frame["seen.1"] = frame["truth"] + 0.01, frame["truth"] - 0.01
+    frame["key"] = frame["g.kind"].replace("b", "a") + frame["g.depth"].astype(str) + frame["g.width"].astype(str)
+    path: Path = tmp_path_factory.mktemp("table") / "table.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def problem(quality: ModuleType, table: Path, **changes: Any) -> Any:
+    chosen = {
+        "table": table,
+        "genes": "g.*",
+        "ordered": "g.depth,g.width",
+        "costs": "macs",
+        "accuracy": "truth",
+        "proxy": "",
+        "key": "key",
+        "quantile": 0.3,
+    }
+    return quality.Problem.read(argparse.Namespace(**chosen | changes))
+
+
+@pytest.mark.parametrize("method", ["random", "nsga2", "tpe", "tpe-mv", "local", "ehvi", "ehvi-floor"])
+@pytest.mark.parametrize("pending", [1, 4])
+def test_no_method_gets_a_network_twice(quality: ModuleType, table: Path, method: str, pending: int) -> None:
+    found = problem(quality, table, costs="macs,params", proxy="seen.0+seen.1")
+    rows, seen, _ = quality.searched(found, method, 0, 25, pending)
+    assert len(rows) == len(seen) == 25
+    assert len({int(found.keys[row]) for row in rows}) == 25
+    assert np.abs(np.array(seen) - found.truth[rows]) == pytest.approx(np.full(25, 0.01))
+    assert (rows, seen) == quality.searched(found, method, 0, 25, pending)[:2]
+
+
+def test_shares_are_of_the_true_front_within_the_region_of_interest(quality: ModuleType, table: Path) -> None:
+    found = problem(quality, table)
+    everything = found.losses(np.arange(60))
+    assert everything[:, 0].min() == 0 and everything[:, 0].max() == pytest.approx(1)
+    assert everything[:, 1].min() == -1 and (everything[:, 1] < 0).mean() == pytest.approx(0.7, abs=0.02)
+    one = quality.outcome(found, "random", 0, 48, 1)
+    assert one["trace"] == sorted(one["trace"]) and one["trace"][-1] <= 1 + 1e-12
+    best = int(np.argmax(found.truth))
+    assert found.reported([best], [0.0]) == pytest.approx(hypervolume(everything[[best]], found.reference))
+
+
+def test_the_reported_front_is_the_front_as_seen(quality: ModuleType, table: Path) -> None:
+    """A lucky network hides a better one as cheap."""
+    found = problem(quality, table)
+    twins = [[row, other] for row in range(60) for other in range(row) if found.costs[row] == found.costs[other]]
+    good, bad = next(
+        (a, b) if found.truth[a] > found.truth[b] else (b, a)
+        for a, b in twins
+        if max(found.truth[a], found.truth[b]) > found.floor and found.truth[a] != found.truth[b]
+    )
+    honest = found.reported([good, bad], [0.9, 0.1])
+    assert honest == found.reported([good], [0.9])
+    assert found.reported([good, bad], [0.1, 0.9]) == found.reported([bad], [0.9]) < honest
+
+
+def test_a_table_comes_out_of_a_small_run(table: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--table", str(table), "--genes", "g.*", "--ordered", "g.depth,g.width"]
+    command += ["--accuracy", "truth", "--samplers", "local,ehvi", "--seeds", "2", "--trials", "25"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "table.csv: 60 networks, 60 different; 2 seeds" in done.stdout
+    cells = done.stdout.splitlines()[-1].split("|")
+    assert cells[1].strip() == "ehvi" and 0.5 < float(cells[2].split()[0]) <= 1
