@@ -22,7 +22,7 @@ from nas.search import ehvi
 from nas.search.ehvi import EHVISampler, Known, LogRegret, Memory, Table, levels, refitted_at, remembered, staircase
 from nas.search.gate import Candidate, Gate
 from nas.search.known import known
-from nas.search.samplers import Direction, distributions, to_params
+from nas.search.samplers import Direction, distributions, to_genotype, to_params
 from nas.space import SearchSpace
 
 SPACE: dict[str, BaseDistribution] = {
@@ -130,6 +130,34 @@ def test_one_cost_is_integrated_exactly() -> None:
         reach = z >= batch.log_costs[row, 0]
         gains = belief.regret.expected_gain(mean_N[row], sd_N[row], f[reach])
         assert belief.score(batch)[row] == pytest.approx(np.sum(gains) * (z[1] - z[0]), rel=2e-2, abs=1e-4)
+
+
+def believed(made: optuna.Study, floor: float | None = None) -> tuple[ehvi.Belief, ehvi.History]:
+    found = ehvi.Networks(ehvi.GeneTable(SPACE), Known(one_cost))
+    history = ehvi.History.of(made.trials, made, found)
+    return ehvi.Belief.of(history, found, Memory(), floor), history
+
+
+def test_what_runs_counts_with_its_expected_accuracy() -> None:
+    """Also where nothing finished is as good: a running twin of the best kind, cheaper than all."""
+    made = study(EHVISampler(Known(one_cost), seed=0), 30)
+    for depth in range(7):
+        params = {"kind": "b", "depth": depth, "width": 24, "rate": 0.5}
+        made.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=SPACE))
+    belief, history = believed(made)
+    mean_N = belief.process.mean(history.pending.x)
+    f = levels(history.pending.log_costs, belief.corners, belief.levels, belief.levels[0])
+    assert len(mean_N) == 7 and np.all(f >= mean_N)
+    assert set(mean_N.tolist()) & set(belief.levels.tolist())
+
+
+def test_f_begins_at_the_declared_floor_or_at_what_most_of_the_space_exceeds() -> None:
+    made = study(EHVISampler(Known(one_cost), seed=0), 30)
+    declared, _ = believed(made, floor=0.4)
+    assert declared.levels[0] == declared.regret.scaled(np.array(0.4))
+    derived, _ = believed(made)
+    whole = ehvi.Networks(ehvi.GeneTable(SPACE), Known(one_cost)).standing
+    assert np.mean(derived.process.mean(whole.x) > derived.levels[0]) == pytest.approx(0.7, abs=0.01)
 
 
 @given(st.integers(2, 5000))
@@ -273,6 +301,31 @@ def test_mistakes_are_one_sentence(
 # ---- a space's networks ------------------------------------------------------------------------------------------
 
 
+def test_genes_that_do_not_act_stand_at_their_first_option() -> None:
+    """In `cifar`, where each stage has a mixer of its own: a gene may act in one stage and not in the next."""
+    space = SearchSpace.load("cifar")
+    genes = ehvi.GeneTable(distributions(space.genes))
+    told = known(Gate(space, {}), ("accuracy", "macs"))
+    codes = genes.random(300, np.random.default_rng(0))
+    assert told.acts is not None
+    acting = told.acts(genes.table(codes))
+    kept = np.flatnonzero(~np.isnan(told.costs(genes.table(codes))).any(axis=1))
+    read = ehvi.Networks(genes, told).read(codes)
+    assert len(read) == len(kept) > 30
+    for row, code in zip(kept, read.codes, strict=True):
+        genotype = to_genotype(space.genes, genes.params(codes[row]))
+        asked: set[str] = set()
+
+        def choose(name: str, _: Any, asked: set[str] = asked, made: Any = genotype) -> Any:
+            asked.add(name)
+            return made[name]
+
+        arch = space.walk(choose)
+        assert {name for name in acting if acting[name][row]} == asked
+        assert space.decode(to_genotype(space.genes, genes.params(code))) == arch
+        assert all(code[place] == 0 for place, name in enumerate(genes.options) if name not in asked)
+
+
 def test_what_is_known_of_a_space_is_what_its_gate_says() -> None:
     space = SearchSpace.load("tiny")
     seen: set[str] = set()
@@ -287,9 +340,7 @@ def test_what_is_known_of_a_space_is_what_its_gate_says() -> None:
     rng = np.random.default_rng(0)
     for row in rng.choice(len(codes), 60, replace=False):
         params = genes.params(codes[row])
-        genotype = {
-            gene.name: gene.options[params[gene.name]] if gene.ordered else params[gene.name] for gene in space.genes
-        }
+        genotype = to_genotype(space.genes, params)
         verdict = gate.check(genotype)
         assert told.admit is not None and told.admit(params) == isinstance(verdict, Candidate)
         assert np.isnan(prices[row]).any() == (not isinstance(verdict, Candidate))
