@@ -20,10 +20,11 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -94,20 +95,21 @@ class Problem:
             seen_floor=float(np.quantile(observed, options.quantile)),
         )
 
-    def __post_init__(self) -> None:
-        self.row_of.update({tuple(code): row for row, code in enumerate(self.codes.tolist())})
-
-    @property
+    @cached_property
     def row_of(self) -> dict[tuple[int, ...], int]:
         """Codes -> the network's row."""
-        found: dict[tuple[int, ...], int] = self.__dict__.setdefault("_row_of", {})
-        return found
+        return {tuple(code): row for row, code in enumerate(self.codes.tolist())}
 
     def code(self, name: str, value: Any) -> int:
         return int(value) if isinstance(self.space[name], IntDistribution) else self.options[name].index(value)
 
-    def row(self, params: dict[str, Any]) -> int | None:
-        return self.row_of.get(tuple(self.code(name, params[name]) for name in self.space))
+    def code_of(self, params: Mapping[str, Any]) -> tuple[int, ...]:
+        return tuple(self.code(name, params[name]) for name in self.space)
+
+    def is_new(self, params: Mapping[str, Any], taken: Collection[int]) -> bool:
+        """Whether the table has this network and its key is not taken."""
+        row = self.row_of.get(self.code_of(params))
+        return row is not None and int(self.keys[row]) not in taken
 
     def params(self, row: int) -> dict[str, Any]:
         chosen = zip(self.space.items(), self.codes[row].tolist(), strict=True)
@@ -144,19 +146,23 @@ def mean_of(table: pd.DataFrame, columns: str) -> Floats:
     return means
 
 
-def ehvi(problem: Problem, seed: int, floor: float | None = None) -> BaseSampler:
-    return EHVISampler(Known(problem.known_costs), seed=seed, accuracy_floor=floor)
+Admit = Callable[[Mapping[str, Any]], bool]
+"""Whether the network of these parameters is new."""
 
 
-METHODS: dict[str, Callable[[Problem, int], BaseSampler]] = {
-    "random": lambda _, seed: RandomSampler(seed),
-    "nsga2": lambda _, seed: NSGAIISampler(population_size=20, seed=seed),
-    "tpe": lambda _, seed: TPESampler(seed=seed),
-    "tpe-mv": lambda _, seed: TPESampler(multivariate=True, constant_liar=True, seed=seed),
-    "gp": lambda _, seed: GPSampler(seed=seed),
-    "local": lambda _, seed: LocalSearchSampler(seed=seed),
+def ehvi(problem: Problem, seed: int, admit: Admit, floor: float | None = None) -> BaseSampler:
+    return EHVISampler(Known(problem.known_costs, admit=admit), seed=seed, accuracy_floor=floor)
+
+
+METHODS: dict[str, Callable[[Problem, int, Admit], BaseSampler]] = {
+    "random": lambda _, seed, __: RandomSampler(seed),
+    "nsga2": lambda _, seed, __: NSGAIISampler(population_size=20, seed=seed),
+    "tpe": lambda _, seed, __: TPESampler(seed=seed),
+    "tpe-mv": lambda _, seed, __: TPESampler(multivariate=True, constant_liar=True, seed=seed),
+    "gp": lambda _, seed, __: GPSampler(seed=seed),
+    "local": lambda _, seed, __: LocalSearchSampler(seed=seed),
     "ehvi": ehvi,
-    "ehvi-floor": lambda problem, seed: ehvi(problem, seed, problem.seen_floor),
+    "ehvi-floor": lambda problem, seed, admit: ehvi(problem, seed, admit, problem.seen_floor),
 }
 
 
@@ -167,11 +173,8 @@ def searched(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rng = np.random.default_rng([seed, 1])
     begun = time.process_time()
-    sampler = METHODS[method](problem, seed)
-    known = getattr(sampler, "_known", None)
     taken: set[int] = set()
-    if known is not None:
-        object.__setattr__(known, "admit", lambda params: int(problem.keys[problem.row(params)]) not in taken)
+    sampler = METHODS[method](problem, seed, lambda params: problem.is_new(params, taken))
     directions = [StudyDirection.MINIMIZE] * problem.costs.shape[1] + [StudyDirection.MAXIMIZE]
     study = optuna.create_study(directions=directions, sampler=sampler)
     rows: list[int] = []
@@ -195,9 +198,8 @@ def new_trial(
 ) -> tuple[optuna.Trial, int]:
     for _ in range(REDRAWS):
         trial = study.ask(problem.space)
-        row = problem.row(trial.params)
-        if row is not None and int(problem.keys[row]) not in taken:
-            return trial, row
+        if problem.is_new(trial.params, taken):
+            return trial, problem.row_of[problem.code_of(trial.params)]
         study.tell(trial, state=TrialState.FAIL)
     left = [row for row in range(len(problem.keys)) if int(problem.keys[row]) not in taken]
     row = int(rng.choice(left))

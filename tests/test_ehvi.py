@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from nas.cost.formula import cost
 from nas.pareto import hypervolume
 from nas.search import ehvi
 from nas.search.ehvi import EHVISampler, Known, LogRegret, Memory, Table, levels, refitted_at, remembered, staircase
@@ -357,4 +356,3 @@ def test_what_is_known_of_a_space_is_what_its_gate_says() -> None:
     arch = space.sample(random.Random(0))
     seen.add(arch.key)
     assert told.admit is not None and not told.admit(to_params(space.genes, space.encode(arch)))
-    assert cost(arch, space.input_size).params > 0

@@ -25,13 +25,12 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, RandomSampler
-from optuna.search_space import intersection_search_space
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import log_ndtr, ndtr
 from scipy.stats import qmc
 
+from nas.search.startup import StartupSampler
 from nas.search.surrogate import Floats, GaussianProcess, Genes, embedded, fit
 
 STARTUP_TRIALS = 6
@@ -85,7 +84,7 @@ class Memory:
         return found
 
 
-class EHVISampler(BaseSampler):
+class EHVISampler(StartupSampler):
     """Proposes the network of the greatest expected hypervolume improvement that `known.admit` admits.
 
     For studies of one maximised objective, the accuracy, and one or more minimised ones, whose values `known.costs`
@@ -105,21 +104,14 @@ class EHVISampler(BaseSampler):
         startup_trials: int = STARTUP_TRIALS,
         memory: Memory | None = None,
     ) -> None:
+        super().__init__(seed, max(startup_trials, 2))
         self._known = known
-        self._rng = np.random.default_rng(seed)
-        self._random = RandomSampler(seed)
         self._accuracy_floor = accuracy_floor
-        self._startup_trials = max(startup_trials, 2)
         self._memory = memory or Memory()
 
-    def infer_relative_search_space(
-        self,
-        study: Study,
-        trial: FrozenTrial,  # noqa: ARG002 -- Optuna's signature
-    ) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         _accuracy_column(study)
-        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return intersection_search_space(finished) if len(finished) >= self._startup_trials else {}
+        return super().infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -143,15 +135,6 @@ class EHVISampler(BaseSampler):
         found, score_N = networks.candidates(self._rng, history.done.codes[belief.front], belief.score)
         order = np.lexsort((self._rng.random(len(found)), -score_N))
         return (code_G for code_G in found.codes[order] if code_G.tobytes() not in taken)
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self._random.sample_independent(study, trial, param_name, param_distribution)
-
-    def reseed_rng(self) -> None:
-        self._rng = np.random.default_rng()
-        self._random.reseed_rng()
 
 
 def _accuracy_column(study: Study) -> int:
@@ -250,15 +233,29 @@ class Networks:
         self.genes = genes
         self._known = known
 
-    def read(self, codes_NG: NDArray[np.int64], log_costs_NC: Floats | None = None) -> Batch:
-        """Networks, canonical, without those that must not be trained; log_costs_NC: of trials, which all are kept."""
-        if self._known.acts is not None:
-            acts = self._known.acts(self.genes.table(codes_NG))
-            codes_NG = codes_NG * np.stack([acts[name] for name in self.genes.options], axis=1)
-        if log_costs_NC is None:
-            log_costs_NC = self._log_costs(codes_NG)
-            may = ~np.isnan(log_costs_NC).any(axis=1)
-            codes_NG, log_costs_NC = codes_NG[may], log_costs_NC[may]
+    def read(self, codes_NG: NDArray[np.int64]) -> Batch:
+        """Networks, canonical, without those that must not be trained."""
+        return self._batch(*self._admissible(codes_NG))
+
+    def trained(self, codes_NG: NDArray[np.int64], log_costs_NC: Floats) -> Batch:
+        """The networks of trials, canonical, all of them."""
+        return self._batch(self.canonical(codes_NG), log_costs_NC)
+
+    def canonical(self, codes_NG: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Genes that do not act stand at their first option."""
+        if self._known.acts is None:
+            return codes_NG
+        acts = self._known.acts(self.genes.table(codes_NG))
+        acting_NG: NDArray[np.int64] = np.stack([acts[name] for name in self.genes.options], axis=1).astype(np.int64)
+        return codes_NG * acting_NG
+
+    def _admissible(self, codes_NG: NDArray[np.int64]) -> tuple[NDArray[np.int64], Floats]:
+        codes_NG = self.canonical(codes_NG)
+        log_costs_NC = self._log_costs(codes_NG)
+        may = ~np.isnan(log_costs_NC).any(axis=1)
+        return codes_NG[may], log_costs_NC[may]
+
+    def _batch(self, codes_NG: NDArray[np.int64], log_costs_NC: Floats) -> Batch:
         return Batch(codes_NG, log_costs_NC, self._columns(codes_NG, log_costs_NC))
 
     def _log_costs(self, codes_NG: NDArray[np.int64]) -> Floats:
@@ -280,12 +277,10 @@ class Networks:
     @cached_property
     def cost_range(self) -> tuple[Floats, Floats]:
         """The least and the greatest logarithm of each cost (C) among the networks that stand for the space."""
-        codes_NG = self.genes.all() if self.small else self.genes.random(DRAWN, np.random.default_rng(0))
-        log_costs_NC = self._log_costs(codes_NG)
-        known = log_costs_NC[~np.isnan(log_costs_NC).any(axis=1)]
-        if len(known) == 0:
-            raise ValueError(f"the sampler ehvi found no network that may be trained among {len(codes_NG)}")
-        return known.min(axis=0), known.max(axis=0)
+        codes_NG, log_costs_NC = self._standing
+        if len(codes_NG) == 0:
+            raise ValueError("the sampler ehvi found no network that may be trained")
+        return log_costs_NC.min(axis=0), log_costs_NC.max(axis=0)
 
     @property
     def small(self) -> bool:
@@ -294,8 +289,12 @@ class Networks:
     @cached_property
     def standing(self) -> Batch:
         """Networks that stand for the space: all of a small one, random ones of a larger."""
-        codes_NG = self.genes.all() if self.small else self.genes.random(DRAWN, np.random.default_rng(0))
-        return _distinct(self.read(codes_NG))
+        codes_NG, log_costs_NC = self._standing
+        return _distinct(self._batch(codes_NG, log_costs_NC))
+
+    @cached_property
+    def _standing(self) -> tuple[NDArray[np.int64], Floats]:
+        return self._admissible(self.genes.all() if self.small else self.genes.random(DRAWN, np.random.default_rng(0)))
 
     def candidates(
         self, rng: np.random.Generator, front_NG: NDArray[np.int64], score: Callable[[Batch], Floats]
@@ -351,10 +350,10 @@ class History:
         column = _accuracy_column(study)
         done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         values = np.array([trial.values for trial in done])
-        batch = networks.read(_codes(networks, done), logarithms(np.delete(values, column, axis=1)))
+        batch = networks.trained(_codes(networks, done), logarithms(np.delete(values, column, axis=1)))
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        taken = networks.read(_codes(networks, trials), np.zeros((len(trials), batch.log_costs.shape[1])))
-        return cls(batch, values[:, column], networks.read(_codes(networks, running)), taken.codes)
+        taken_NG = networks.canonical(_codes(networks, trials))
+        return cls(batch, values[:, column], networks.read(_codes(networks, running)), taken_NG)
 
 
 def _codes(networks: Networks, trials: Sequence[FrozenTrial]) -> NDArray[np.int64]:

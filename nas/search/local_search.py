@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, RandomSampler
-from optuna.search_space import intersection_search_space
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.pareto import non_dominated
+from nas.search.startup import StartupSampler
 
 STARTUP_TRIALS = 10
 """Random trials before the first that is a neighbour."""
@@ -24,7 +23,7 @@ FLOAT_STEPS = 10
 """A float without a step of its own moves by its range over this many."""
 
 
-class LocalSearchSampler(BaseSampler):
+class LocalSearchSampler(StartupSampler):
     """Proposes a neighbour of a random member of the front: one parameter changed, all others kept.
 
     Neighbours of an ordered parameter are one step away, those of a categorical one any other choice. Parameters that
@@ -32,20 +31,7 @@ class LocalSearchSampler(BaseSampler):
     """
 
     def __init__(self, *, seed: int | None = None, startup_trials: int = STARTUP_TRIALS) -> None:
-        self._rng = np.random.default_rng(seed)
-        self._random = RandomSampler(seed)
-        self._startup_trials = startup_trials
-
-    def infer_relative_search_space(
-        self,
-        study: Study,
-        trial: FrozenTrial,  # noqa: ARG002 -- Optuna's signature
-    ) -> dict[str, BaseDistribution]:
-        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if len(finished) < self._startup_trials:
-            return {}
-        found = intersection_search_space(finished)
-        return {name: distribution for name, distribution in found.items() if not distribution.single()}
+        super().__init__(seed, startup_trials)
 
     def sample_relative(
         self,
@@ -61,15 +47,6 @@ class LocalSearchSampler(BaseSampler):
         changed = list(search_space)[self._rng.integers(len(search_space))]
         options = neighbours(search_space[changed], params[changed])
         return params | {changed: options[self._rng.integers(len(options))]}
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self._random.sample_independent(study, trial, param_name, param_distribution)
-
-    def reseed_rng(self) -> None:
-        self._rng = np.random.default_rng()
-        self._random.reseed_rng()
 
 
 def front_of(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[FrozenTrial]:

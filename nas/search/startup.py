@@ -1,0 +1,41 @@
+"""What our own samplers share: random trials at first, and random values for parameters that not every trial has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.search_space import intersection_search_space
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+
+class StartupSampler(BaseSampler):
+    """Leaves to `sample_relative` the parameters that all finished trials have, once `startup_trials` are finished."""
+
+    def __init__(self, seed: int | None, startup_trials: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._random = RandomSampler(seed)
+        self._startup_trials = startup_trials
+
+    def infer_relative_search_space(
+        self,
+        study: Study,
+        trial: FrozenTrial,  # noqa: ARG002 -- Optuna's signature
+    ) -> dict[str, BaseDistribution]:
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if len(finished) < self._startup_trials:
+            return {}
+        found = intersection_search_space(finished)
+        return {name: distribution for name, distribution in found.items() if not distribution.single()}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
+
+    def reseed_rng(self) -> None:
+        self._rng = np.random.default_rng()
+        self._random.reseed_rng()
