@@ -109,6 +109,19 @@ def hypervolume(losses: ArrayLike, reference: ArrayLike) -> float:
     return float(moocore.hypervolume(inside, ref=limit))
 
 
+def contributions(losses: ArrayLike, reference: ArrayLike) -> Floats:
+    """What each point (n,) adds to the hypervolume of all others; 0 for one that is dominated or there twice."""
+    points = _points(losses)
+    limit = _reference(reference, points.shape[1])
+    found = np.zeros(len(points))
+    inside = np.flatnonzero(np.all(points < limit, axis=1))
+    if len(inside):
+        import moocore
+
+        found[inside] = moocore.hv_contributions(points[inside], ref=limit)
+    return found
+
+
 def hypervolume_trace(losses: ArrayLike, reference: ArrayLike) -> Floats:
     """The hypervolume (n,) of the first 1, 2, ..., n rows; it never falls."""
     points = _points(losses)
@@ -187,6 +200,7 @@ def _require_finite(values: Floats, name: str) -> None:
 __all__ = [
     "DIRECTIONS",
     "MARGIN",
+    "contributions",
     "costs_of",
     "hypervolume",
     "hypervolume_trace",

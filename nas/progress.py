@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +13,7 @@ from rich.live import Live
 
 from nas.arch import GENES
 from nas.pareto import costs_of
-from nas.search.events import Ended, Event, Finished, Interrupted, Proposed, Resumed, Started, Summary
+from nas.search.events import Ended, Event, Finished, GoesOn, Interrupted, Proposed, Resumed, Started, Summary
 from nas.terminal import console, front_table, shown, table
 from nas.units import format_count
 
@@ -29,7 +29,7 @@ class Progress:
         self._live = Live(console=self._console, auto_refresh=False, transient=True) if self._live_wanted() else None
         self._started: Started | None = None
         self._done: list[Finished] = []
-        self._running: dict[int, Proposed] = {}
+        self._running: dict[int, Proposed | GoesOn] = {}
         self._begun = time.monotonic()
 
     def _live_wanted(self) -> bool:
@@ -55,7 +55,7 @@ class Progress:
             case Resumed() if event.recovered or event.again:
                 kept = [*event.recovered, *event.again]
                 self._say(f"resuming: trials {', '.join(map(str, kept))} were under way")
-            case Proposed():
+            case Proposed() | GoesOn():
                 self._running[event.trial] = event
             case Finished():
                 self._running.pop(event.trial, None)
@@ -73,8 +73,11 @@ class Progress:
         """The last words of a search: its front as a table and what the gate saved."""
         rejected = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in summary.ledger.rejected.items())
         self._console.print(front_table(front, objectives))
+        stopped = summary.finished - summary.complete - summary.failed
         self._say(
             f"{summary.ended}; {summary.failed} failed, {summary.added} added in {summary.seconds:.0f} s",
+            f"trained in full: {summary.complete}, stopped at a rung: {stopped}; "
+            f"{100 * summary.trained:.0f} % of the steps that all would have taken",
             f"never trained: {rejected} (about {summary.ledger.saved_seconds:.0f} s of training saved)",
         )
 
@@ -106,11 +109,17 @@ class Progress:
 def _opening(event: Started) -> tuple[str, str]:
     caps = ", ".join(f"{name} <= {format_count(cap)}" for name, cap in event.caps.items()) or "no caps"
     done = f", {event.finished} of them done" if event.finished else ""
-    (unit, length), *_ = event.budget.items()
     return (
         f"space {event.space}: {event.networks:,} networks, {caps}; objectives {', '.join(event.objectives)}",
-        f"{event.trials} trials of {length} {unit} each, by {event.sampler}{done} -> {event.folder}",
+        f"{event.trials} trials of {_rungs(event.budgets)}, by {event.sampler}{done} -> {event.folder}",
     )
+
+
+def _rungs(budgets: Sequence[Mapping[str, int]]) -> str:
+    """As in "1, 3 or 9 epochs"."""
+    *lower, full = [number for budget in budgets for number in budget.values()]
+    (unit,) = budgets[-1]
+    return f"{', '.join(map(str, lower))} or {full} {unit}" if lower else f"{full} {unit} each"
 
 
 def _row(event: Finished) -> dict[str, Any]:
@@ -119,10 +128,15 @@ def _row(event: Finished) -> dict[str, Any]:
 
 
 def _line(event: Finished) -> str:
-    outcome = shown("accuracy", event.accuracy) if event.state == "complete" else f"failed: {event.reason}"
+    ((unit, length),) = event.budget.items()
+    outcomes = {
+        "complete": shown("accuracy", event.accuracy),
+        "stopped": f"{shown('accuracy', event.accuracy)} after {length} {unit}",
+        "failed": f"failed: {event.reason}",
+    }
     genes = " ".join(f"{name} {event.summary[name]}" for name in GENES)
-    macs, params = format_count(event.cost["macs"]), format_count(event.cost["params"])
+    costs = ", ".join(f"{format_count(event.cost[name])} {name}" for name in ("macs", "params"))
     return (
-        f"[{event.finished}/{event.trials}] trial {event.trial}: {outcome}, {macs} macs, {params} params, "
-        f"{genes}, {event.seconds:.1f} s"
+        f"[{event.finished}/{event.trials}] trial {event.trial}: {outcomes[event.state]}, {costs}, {genes}, "
+        f"{event.seconds:.1f} s"
     )

@@ -243,7 +243,8 @@ class Run:
     def trials(self) -> pd.DataFrame:
         """All trials in order, with the columns and dtypes of `COLUMNS`; no trials, no rows.
 
-        state: "running" without a result, "complete" with status ok, else "failed". macs, params and activations are
+        state: "running" without a result; with status ok "complete", or "stopped" where the training has more rungs to
+        go, of which the last result is shown; else "failed". macs, params and activations are
         counts, accuracy is the fraction 0..1 on the validation split, seconds are those of the training.
         """
         rows = [self._row(trial) for trial in self.trial_numbers()]
@@ -291,7 +292,7 @@ def _outcome(result: Mapping[str, Any] | None) -> dict[str, Any]:
     if result is None:
         return {"state": "running", "reason": "", **numbers}
     if result.get("status") == "ok" and _is_finite(result.get("accuracy")):
-        return {"state": "complete", "reason": "", **numbers}
+        return {"state": "complete" if result.get("full", True) else "stopped", "reason": "", **numbers}
     reason = result.get("reason") or f"status {result.get('status')}"
     return {"state": "failed", "reason": str(reason), **numbers}
 

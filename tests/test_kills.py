@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 import pytest
 from killed import killed, posix
-from scored_search import accuracy, search, settings, study_of, trials_of
+from optuna.storages import RDBStorage
+from scored_search import by_rung, search, settings, study_of, trials_of
 
 from nas.executors import Spec
 from nas.executors.inline import InlineExecutor
@@ -32,6 +33,20 @@ MOMENTS: dict[str, tuple[type, str, int]] = {
     "the ledger is written": (Run, "write_ledger", 2),
 }
 """What had just been done when the process died -> the method that did it, and at which of its calls."""
+RUNG_MOMENTS: dict[str, tuple[type, str, int]] = {
+    "five trials wait": (Store, "wait", 5),
+    "the first trial goes on": (Store, "go_on", 1),
+    "its spec is written": (Run, "write_spec", 1),
+    "its result is written": (InlineExecutor, "wait", 1),
+    "a trial waits, but Optuna does not know": (RDBStorage, "set_trial_user_attr", 1),
+    "a trial goes on, but Optuna does not know": (RDBStorage, "set_trial_user_attr", 4),
+    "the ledger is written": (Run, "write_ledger", 2),
+}
+SEARCHES: dict[str, tuple[dict[str, Any], dict[str, tuple[type, str, int]]]] = {
+    "tpe, in full": ({"sampler": "tpe"}, MOMENTS),
+    "ehvi, rungs": ({"sampler": "ehvi", "halving": True, "steps": 320}, RUNG_MOMENTS),
+}
+"""Name -> settings, and the moments at which it is killed."""
 
 
 def run_and_die(owner: type, method: str, count: int, run: Callable[[], object]) -> None:
@@ -51,24 +66,25 @@ def run_and_die(owner: type, method: str, count: int, run: Callable[[], object])
     run()
 
 
-def scored(out: Path, moment: str) -> None:
-    run_and_die(*MOMENTS[moment], run=lambda: search(out, sampler="tpe", trials=TRIALS))
+def scored(out: Path, name: str, moment: str) -> None:
+    changes, moments = SEARCHES[name]
+    run_and_die(*moments[moment], run=lambda: search(out, by_rung, trials=TRIALS, **changes))
 
 
-def slowly(out: Path) -> None:
+def slowly(out: Path, name: str) -> None:
     def score(spec: Spec) -> float:
         time.sleep(0.5)  # the kills come long before the end, however fast the machine is
-        return accuracy(spec)
+        return by_rung(spec)
 
-    search(out, score, sampler="tpe", trials=TRIALS)
+    search(out, score, trials=TRIALS, **SEARCHES[name][0])
 
 
 def real(out: Path) -> SearchConfig:
-    return settings(out, trials=3, epochs=1, train_images=100)
+    return settings(out, trials=4, steps=72, halving=True, train_images=100)
 
 
-def trained(out: Path) -> None:
-    run_and_die(InlineExecutor, "submit", 2, run=lambda: run_search(real(out)))
+def trained(out: Path, submitted: int) -> None:
+    run_and_die(InlineExecutor, "submit", submitted, run=lambda: run_search(real(out)))
 
 
 def record_of(out: Path) -> tuple[Any, Any, Any]:
@@ -78,32 +94,37 @@ def record_of(out: Path) -> tuple[Any, Any, Any]:
     return trials.to_csv(), study, read_json(out / "s" / "ledger.json")
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=SEARCHES)
+def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     out = tmp_path_factory.mktemp("uninterrupted")
-    search(out, sampler="tpe", trials=TRIALS)
-    return out
+    search(out, by_rung, trials=TRIALS, **SEARCHES[request.param][0])
+    return request.param, out
 
 
 @posix
-def test_a_search_killed_after_each_of_its_steps_ends_as_one_never_killed(tmp_path: Path, uninterrupted: Path) -> None:
-    for moment in MOMENTS:
-        killed(scored, tmp_path, moment)
-    assert 0 < search(tmp_path, sampler="tpe", trials=TRIALS).added < TRIALS
-    assert record_of(tmp_path) == record_of(uninterrupted)
+def test_a_search_killed_after_each_of_its_steps_ends_as_one_never_killed(
+    tmp_path: Path, uninterrupted: tuple[str, Path]
+) -> None:
+    name, never = uninterrupted
+    changes, moments = SEARCHES[name]
+    for moment in moments:
+        killed(scored, tmp_path, name, moment)
+    assert 0 < search(tmp_path, by_rung, trials=TRIALS, **changes).added < TRIALS
+    assert record_of(tmp_path) == record_of(never)
 
 
 @posix
-def test_a_search_killed_at_any_time_ends_as_one_never_killed(tmp_path: Path, uninterrupted: Path) -> None:
+def test_a_search_killed_at_any_time_ends_as_one_never_killed(tmp_path: Path, uninterrupted: tuple[str, Path]) -> None:
+    name, never = uninterrupted
     for after in (0.9, 1.2):
-        killed(slowly, tmp_path, after=after)
-    search(tmp_path, sampler="tpe", trials=TRIALS)
-    assert record_of(tmp_path) == record_of(uninterrupted)
+        killed(slowly, tmp_path, name, after=after)
+    search(tmp_path, by_rung, trials=TRIALS, **SEARCHES[name][0])
+    assert record_of(tmp_path) == record_of(never)
 
 
 @posix
 def test_a_result_that_was_not_told_is_recovered_and_not_trained_again(tmp_path: Path) -> None:
-    killed(scored, tmp_path, "its result is written")
+    killed(scored, tmp_path, "tpe, in full", "its result is written")
     events: list[Event] = []
 
     def score(_: Spec) -> float:
@@ -116,10 +137,11 @@ def test_a_result_that_was_not_told_is_recovered_and_not_trained_again(tmp_path:
 
 @posix
 def test_real_trainings_killed_and_resumed_give_the_same_accuracies(tmp_path: Path) -> None:
-    killed(trained, tmp_path / "killed")
-    assert run_search(real(tmp_path / "killed")).added == 2
+    for submitted in (2, 4):  # the latter kills it before the first that goes on
+        killed(trained, tmp_path / "killed", submitted)
+    assert run_search(real(tmp_path / "killed")).complete > 0
     run_search(real(tmp_path / "never"))
     resumed, never = trials_of(tmp_path / "killed"), trials_of(tmp_path / "never")
     columns = ["key", "state", "accuracy", "seed", "epochs"]
     pd.testing.assert_frame_equal(resumed[columns], never[columns])
-    assert list(never["state"]) == ["complete"] * 3
+    assert set(never["state"]) == {"complete", "stopped"}

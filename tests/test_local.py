@@ -31,6 +31,8 @@ linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="process
 PATIENCE_S = 60.0
 """After which a test that waits for other processes has failed."""
 
+SPEC = {"key": "", "rung": 0, "full": True}
+
 
 def local(workers: int = 2, **changes: Any) -> LocalExecutor:
     return LocalExecutor(obey, workers=workers, device="cpu", settle=stay, **changes)
@@ -42,7 +44,7 @@ def submit(executor: LocalExecutor, folder: Path, *trials: Sequence[str]) -> lis
     for trial in folders:
         trial.mkdir(parents=True)
     for number, deeds in enumerate(trials):
-        executor.submit({"trial": number, "key": f"key {number}", "deeds": deeds}, folders[number])
+        executor.submit({**SPEC, "trial": number, "key": f"key {number}", "deeds": deeds}, folders[number])
     return folders
 
 
@@ -169,7 +171,7 @@ def test_a_trial_is_tried_again_on_fresh_workers_and_its_fate_is_recorded(tmp_pa
             while left and len(FATES) - len(left) - len(results) < executor.capacity:
                 number, folder, deeds = left.pop(0)
                 folder.mkdir()
-                executor.submit({"trial": number, "key": "", "deeds": deeds}, folder)
+                executor.submit({**SPEC, "trial": number, "deeds": deeds}, folder)
             results |= {result["trial"]: result for result in executor.wait()}
     for number, (fate, (_, reason, attempts)) in enumerate(FATES.items()):
         result, folder = results[number], tmp_path / str(number)

@@ -38,7 +38,9 @@ def spec(**changes: Any) -> dict[str, Any]:
         "genotype": {},
         "cost": {"macs": 1, "params": 1, "activations": 1},
         "seed": 3,
+        "rung": 0,
         "budget": {"epochs": 1},
+        "full": True,
         "recipe": RECIPES["digits"].to_json(),
         "data": DATA,
         "device": "cpu",
@@ -123,4 +125,15 @@ def test_the_scored_result_has_the_fields_of_a_trained_one(tmp_path: Path) -> No
     (scored,) = executor.wait()
     assert scored["accuracy"] == ARCH.stages[0].depth / 10
     assert scored == read_json(tmp_path / "result.json")
-    assert set(scored) == {"format", "trial", "key", "attempts", *NOTHING, "started", "finished", "versions"}
+    assert set(scored) == {
+        "format",
+        "trial",
+        "key",
+        "rung",
+        "full",
+        "attempts",
+        *NOTHING,
+        "started",
+        "finished",
+        "versions",
+    }

@@ -23,9 +23,12 @@ def search(
         typer.Option(help="digits, an .npz file, class folders, a prepared set, or a torchvision set's name. [digits]"),
     ] = None,
     study: Annotated[str | None, typer.Option(help="Name of the run. [space, or space-data]")] = None,
-    trials: Annotated[int | None, typer.Option(help="Trainings to reach, those of earlier calls included.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of each training. [3]")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps of each training, in place of epochs.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Networks to train, those of earlier calls included.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of a training in full. [3]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps of a training, in place of epochs.")] = None,
+    halving: Annotated[
+        bool | None, typer.Option(help="Stop what promises little at 1/16 and 1/4 of the budget. [--halving]")
+    ] = None,
     objectives: Annotated[
         str | None, typer.Option(help="accuracy and one to three of macs, params, activations. [accuracy,macs]")
     ] = None,
@@ -75,6 +78,7 @@ def search(
         "trials": trials,
         "epochs": epochs,
         "steps": steps,
+        "halving": halving,
         "objectives": objectives,
         "max_macs": max_macs,
         "max_params": max_params,

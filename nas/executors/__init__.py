@@ -38,6 +38,7 @@ NOTHING: Result = {
     "reason": None,
     "accuracy": None,
     "val_loss": None,
+    "evaluations": [],
     "loss_curve": [],
     "epochs": 0,
     "steps": 0,
@@ -54,7 +55,8 @@ def write_outcome(spec: Spec, folder: Path, outcome: Mapping[str, Any], started:
 
     An executor that repeats trials says in `spec["attempt"]` which attempt this is.
     """
-    own = {"format": 1, "trial": spec["trial"], "key": spec["key"], "attempts": spec.get("attempt", 1)}
+    own = {"format": 1, **{name: spec[name] for name in ("trial", "key", "rung", "full")}}
+    own["attempts"] = spec.get("attempt", 1)
     result: Result = {**own, **NOTHING, **outcome, "started": started, "finished": record.now()}
     record.write_json(folder / "result.json", result)
     return result

@@ -2,12 +2,13 @@
 
 from nas.search.config import SearchConfig
 from nas.search.driver import SearchStopped, run_search
-from nas.search.events import Ended, Event, Finished, Interrupted, Proposed, Resumed, Started, Summary
+from nas.search.events import Ended, Event, Finished, GoesOn, Interrupted, Proposed, Resumed, Started, Summary
 
 __all__ = [
     "Ended",
     "Event",
     "Finished",
+    "GoesOn",
     "Interrupted",
     "Proposed",
     "Resumed",

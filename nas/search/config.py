@@ -30,11 +30,13 @@ class SearchConfig(BaseModel):
     data: str = "digits"
     """Source of the images, as `nas.data.load` reads it."""
     trials: int = Field(40, ge=1)
-    """Finished trainings to reach, failed ones included; a resumed search counts those it has."""
+    """Networks to train, to the first rung at least, failed ones included; a resumed search counts those it has."""
     epochs: int = Field(3, ge=1)
-    """Epochs of each training."""
+    """Epochs of a training in full."""
     steps: int | None = Field(None, ge=1)
-    """Optimiser steps of each training, in place of epochs."""
+    """Optimiser steps of a training in full, in place of epochs."""
+    halving: bool = True
+    """Stop networks of little promise at a sixteenth and a quarter of the budget; False trains all of them in full."""
     objectives: tuple[str, ...] = ("accuracy", "macs")
     """Accuracy and one to three of macs, params, activations."""
     min_accuracy: float | None = Field(None, ge=0, lt=1)
@@ -92,7 +94,7 @@ class SearchConfig(BaseModel):
 
     @property
     def budget(self) -> dict[str, int]:
-        """How long each training lasts, as `nas.train.train` takes it."""
+        """How long a training in full lasts, as `nas.train.train` takes it."""
         return {"epochs": self.epochs} if self.steps is None else {"steps": self.steps}
 
     @property

@@ -1,4 +1,4 @@
-"""The driver of a search: propose, gate, train, record, until enough trainings have finished.
+"""The driver of a search: propose, gate, train to a rung, record, go on or stop, until enough networks are trained.
 
 The driver is the only writer of the study. What it knows lies on disk before anything is built on it: a trial is in
 the study before its spec.json, that before its training, and its result.json before its values are told. So the same
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.trial import FrozenTrial, TrialState
 
 from nas import record
 from nas.arch import Architecture
@@ -27,16 +28,17 @@ from nas.data import ImageData, load
 from nas.executors import Executor, Result, Spec
 from nas.executors.inline import InlineExecutor
 from nas.executors.local import LocalExecutor
-from nas.pareto import DIRECTIONS, losses_from, non_dominated
+from nas.pareto import DIRECTIONS, costs_of, losses_from, non_dominated
 from nas.record import Run
 from nas.search.config import SearchConfig
-from nas.search.events import Ended, Event, Finished, Interrupted, Proposed, Resumed, Started, Summary
+from nas.search.events import Ended, Event, Finished, GoesOn, Interrupted, Proposed, Resumed, Started, Summary
 from nas.search.gate import REJECTIONS, Candidate, Gate, Ledger, Unseen
+from nas.search.halving import LEAST_STEPS, Halving, Shown, rungs
 from nas.search.known import known
-from nas.search.samplers import Proposer, Setting, derived_seed
+from nas.search.samplers import Proposer, Setting, believed, derived_seed
 from nas.search.storage import Row, Store
 from nas.space import Option, SearchSpace
-from nas.train import RECIPES, Recipe, recipe_for, resolve_device
+from nas.train import RECIPES, Recipe, budget_steps, recipe_for, resolve_device
 
 FORMAT = 1
 ATTEMPTS = 20
@@ -94,6 +96,13 @@ class _Plan:
     """A network within the caps."""
     data: ImageData
     recipe: dict[str, Any]
+    budgets: tuple[dict[str, int], ...]
+    """Of the rungs, as `nas.train.train` takes them; the last is that of a training in full."""
+
+    @property
+    def rungs(self) -> list[int] | None:
+        """The budgets of several rungs, in the unit of the settings."""
+        return [number for budget in self.budgets for number in budget.values()] if len(self.budgets) > 1 else None
 
     @property
     def data_settings(self) -> dict[str, Any]:
@@ -126,7 +135,8 @@ def _plan(config: SearchConfig) -> _Plan:
     )
     resolve_device(config.device)
     run = Run(config.out, config.study)
-    return _Plan(config, run, space, caps, anchor, data, _recipe(config, data).to_json())
+    recipe = _recipe(config, data)
+    return _Plan(config, run, space, caps, anchor, data, recipe.to_json(), _budgets(config, data, recipe))
 
 
 def _recipe(config: SearchConfig, data: ImageData) -> Recipe:
@@ -134,6 +144,14 @@ def _recipe(config: SearchConfig, data: ImageData) -> Recipe:
     if name not in RECIPES:
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, but got {name!r}")
     return replace(RECIPES[name], precision=config.precision or RECIPES[name].precision)
+
+
+def _budgets(config: SearchConfig, data: ImageData, recipe: Recipe) -> tuple[dict[str, int], ...]:
+    ((unit, budget),) = config.budget.items()
+    if not config.halving:
+        return (config.budget,)
+    steps = budget_steps(data, recipe, epochs=1, steps=None) if unit == "epochs" else 1
+    return tuple({unit: rung} for rung in rungs(budget, math.ceil(LEAST_STEPS / steps)))
 
 
 # ---- run.json ----------------------------------------------------------------------------------------------------
@@ -165,12 +183,12 @@ def _enter(plan: _Plan) -> None:
 
 
 def _describe(plan: _Plan) -> dict[str, Any]:
-    settings = plan.config.model_dump(mode="json", exclude={"max_macs", "max_params", "precision"})
+    settings = plan.config.model_dump(mode="json", exclude={"max_macs", "max_params", "precision", "halving"})
     data = plan.data
     value = {
         "format": FORMAT,
         "created": record.now(),
-        "config": {**settings, "caps": plan.caps, "recipe": plan.recipe},
+        "config": {**settings, "rungs": plan.rungs, "caps": plan.caps, "recipe": plan.recipe},
         "space": plan.space.to_json(),
         "data": {
             "name": data.name,
@@ -234,12 +252,14 @@ class _Search:
         self._seen = {row.key for row in self._rows}
         self._gate = Gate(plan.space, plan.caps, self._seen)
         self._unseen = Unseen(self._gate, plan.config.seed)
+        self._halving = Halving(len(plan.budgets), accuracy_floor=plan.config.min_accuracy)
         self._told = Setting(known(self._gate, plan.config.objectives), plan.config.min_accuracy)
-        self._seconds = [seconds for row in self._rows if (seconds := self._seconds_of(row)) is not None]
+        self._seconds = {row.number: seconds for row in self._rows if (seconds := self._seconds_of(row)) is not None}
         self._again: list[Row] = []
         self._under_way: set[int] = set()
         self._failures: list[str] = []
         self._added = 0
+        self._ended_trainings = 0
         self._stopping = False
         self._exhausted = ""
         self._begun = time.monotonic()
@@ -260,7 +280,7 @@ class _Search:
 
     def _loop(self) -> None:
         while True:
-            while self._wants_more() and self._begin():
+            while self._has_room() and self._begin():
                 pass
             if not self._under_way:
                 return
@@ -268,31 +288,57 @@ class _Search:
                 self._under_way.discard(result["trial"])
                 self._finish(result)
 
-    def _wants_more(self) -> bool:
-        room = len(self._under_way) < self._executor.capacity
-        return room and not self._stopping and self._finished + len(self._under_way) < self._config.trials
+    def _has_room(self) -> bool:
+        return len(self._under_way) < self._executor.capacity and not self._stopping
 
     @property
     def _finished(self) -> int:
-        return sum(not row.running for row in self._rows)
+        return sum(not row.running or bool(row.rungs) for row in self._rows)
 
     # beginning a trial
 
     def _begin(self) -> bool:
         """Hand a trial to the executor; False when there is none to begin."""
-        row = self._again.pop(0) if self._again else self._next()
+        row = self._again.pop(0) if self._again else self._going_on() or self._next()
         if row is None:
             return False
         arch = self._plan.space.decode(row.genotype)
         spec = self._spec(row, arch)
         self._run.write_spec(row.number, spec)
-        self._on_event(Proposed(row.number, row.key, row.cost, arch.summary(), row.rejected))
+        self._on_event(
+            GoesOn(row.number, row.key, row.cost, arch.summary(), self._budget(row))
+            if row.rungs
+            else Proposed(row.number, row.key, row.cost, arch.summary(), row.rejected)
+        )
         self._executor.submit(spec, self._run.trial_folder(row.number))
         self._under_way.add(row.number)
         return True
 
+    def _budget(self, row: Row) -> dict[str, int]:
+        """Of the rung that the trial is under way to."""
+        return self._plan.budgets[len(row.rungs)]
+
+    def _going_on(self) -> Row | None:
+        """The trial that goes on to its next rung, if one should."""
+        number = self._halving.next(self._shown())
+        return None if number is None else self._store.go_on(number)
+
+    def _shown(self) -> list[Shown]:
+        accuracy = self._config.objectives.index("accuracy")
+        costs = costs_of(self._config.objectives)
+        return [
+            Shown(
+                costs=tuple(row.cost[name] for name in costs),
+                accuracies=row.rungs if row.values is None else (*row.rungs, row.values[accuracy]),
+                waits=row.waits,
+            )
+            for row in self._rows
+        ]
+
     def _next(self) -> Row | None:
-        """Enter a new trial in the study."""
+        """Enter a new trial in the study, if there is one to enter."""
+        if len(self._rows) >= self._config.trials:
+            return None
         pick = self._pick()
         if pick is None:
             self._exhausted = self._unseen.exhausted()
@@ -306,7 +352,7 @@ class _Search:
         """The sampler's first proposal that passes the gate, else an unseen network."""
         number = len(self._rows)
         directions = [DIRECTIONS[name] for name in self._config.objectives]
-        history = [row.frozen for row in self._rows]
+        history = self._history()
         proposer = Proposer(
             self._plan.space, directions, self._config.sampler, self._told, self._config.seed, number, history
         )
@@ -322,6 +368,16 @@ class _Search:
             return None
         # The sampler's notes go with the trial all the same: without them NSGA-II would leave it out of its generation.
         return _Pick(found, self._plan.space.encode(found.arch), draw.notes, rejected)
+
+    def _history(self) -> list[FrozenTrial]:
+        """The trials as samplers see them: those stopped at a rung with the accuracy that they promise in full."""
+        promised = self._halving.expected(self._shown())
+        return [
+            believed(row.frozen, [{**row.cost, "accuracy": accuracy}[name] for name in self._config.objectives])
+            if row.rungs and not row.frozen.state.is_finished()
+            else row.frozen
+            for row, accuracy in zip(self._rows, promised.tolist(), strict=True)
+        ]
 
     def _front(self) -> list[Architecture]:
         complete = [row for row in self._rows if row.values is not None]
@@ -340,25 +396,34 @@ class _Search:
             "genotype": row.genotype,
             "cost": row.cost,
             "seed": derived_seed("train", self._config.seed, row.number),
-            "budget": self._config.budget,
+            "rung": len(row.rungs),
+            "budget": self._budget(row),
+            "full": self._is_last(row),
             "recipe": self._plan.recipe,
             "data": self._plan.data_settings,
             "device": self._config.device,
         }
+
+    def _is_last(self, row: Row) -> bool:
+        return len(row.rungs) == len(self._plan.budgets) - 1
 
     # finishing a trial
 
     def _finish(self, result: Result) -> None:
         row = self._rows[result["trial"]]
         reason = _failure(result)
-        if reason is None:
-            known = {**row.cost, "accuracy": result["accuracy"]}
-            self._store.complete(row.number, [known[name] for name in self._config.objectives])
-            self._seconds.append(float(result["seconds"]))
-        else:
+        if reason is not None:
             self._store.fail(row.number, reason)
             self._failures.append(reason)
-        self._added += 1
+        elif self._is_last(row):
+            known = {**row.cost, "accuracy": result["accuracy"]}
+            self._store.complete(row.number, [known[name] for name in self._config.objectives])
+        else:
+            self._store.wait(row.number, result["accuracy"])
+        if reason is None:
+            self._seconds[row.number] = float(result["seconds"])
+        self._ended_trainings += 1
+        self._added += not row.rungs
         self._write_ledger()
         if time.monotonic() >= self._tables_due:
             self._write_tables()
@@ -366,8 +431,9 @@ class _Search:
             Finished(
                 trial=row.number,
                 key=row.key,
-                state="complete" if reason is None else "failed",
+                state="failed" if reason is not None else "complete" if self._is_last(row) else "stopped",
                 accuracy=result["accuracy"] if reason is None else None,
+                budget=self._budget(row),
                 cost=row.cost,
                 summary=self._plan.space.decode(row.genotype).summary(),
                 seconds=float(result["seconds"]),
@@ -380,7 +446,7 @@ class _Search:
 
     def _stop_if_hopeless(self, last: Row) -> None:
         hopeless = len(self._failures) >= SAME_FAILURES and len(set(self._failures)) == 1
-        if hopeless and all(row.values is None for row in self._rows):
+        if hopeless and all(row.values is None and not row.rungs for row in self._rows):
             folder = self._run.trial_folder(last.number)
             raise SearchStopped(
                 f"the first {len(self._failures)} trials all failed for one reason: {self._failures[0]} (see {folder})"
@@ -396,7 +462,7 @@ class _Search:
         self._tables_due = ended + (ended - begun) / TABLES_SHARE
 
     def _ledger(self) -> Ledger:
-        return Ledger.of((row.rejected for row in self._rows), self._seconds)
+        return Ledger.of((row.rejected for row in self._rows), list(self._seconds.values()))
 
     # resuming and stopping
 
@@ -407,7 +473,7 @@ class _Search:
         recovered = []
         for row in [row for row in self._rows if row.running]:
             result = self._run.read_result(row.number)
-            if result is not None and result.get("key") == row.key:
+            if result is not None and result.get("key") == row.key and result.get("rung", 0) == len(row.rungs):
                 self._finish(result)
                 recovered.append(row.number)
             else:
@@ -415,7 +481,7 @@ class _Search:
         self._on_event(Resumed(tuple(recovered), tuple(row.number for row in self._again)))
 
     def _seconds_of(self, row: Row) -> float | None:
-        result = self._run.read_result(row.number) if row.values is not None else None
+        result = self._run.read_result(row.number) if row.values is not None or row.waits else None
         return None if result is None else float(result["seconds"])
 
     def _interrupt(self) -> None:
@@ -434,7 +500,7 @@ class _Search:
             objectives=self._config.objectives,
             caps=self._plan.caps,
             sampler=self._config.sampler,
-            budget=self._config.budget,
+            budgets=self._plan.budgets,
             trials=self._config.trials,
             finished=self._finished,
         )
@@ -444,19 +510,30 @@ class _Search:
             study=self._config.study,
             folder=self._run.folder,
             finished=self._finished,
-            failed=sum(not row.running and row.values is None for row in self._rows),
+            complete=sum(row.values is not None for row in self._rows),
+            failed=sum(row.frozen.state == TrialState.FAIL for row in self._rows),
             added=self._added,
+            trained=self._trained(),
             interrupted=self._stopping,
             ended=self._ended(),
             ledger=self._ledger(),
             seconds=time.monotonic() - self._begun,
         )
 
+    def _trained(self) -> float:
+        *_, full = (next(iter(budget.values())) for budget in self._plan.budgets)
+        spent = [0, *(next(iter(budget.values())) for budget in self._plan.budgets)]
+        reached = [len(row.rungs) + (row.values is not None) for row in self._rows]
+        done = [spent[rung] / full for rung in reached if rung]
+        return sum(done) / len(done) if done else 0.0
+
     def _ended(self) -> str:
-        if self._finished < self._config.trials:
-            so_far = f"{self._finished} of {self._config.trials} trials are finished"
-            return self._exhausted or f"interrupted: {so_far}; the same command goes on"
-        if self._added == 0:
+        so_far = f"{self._finished} of {self._config.trials} trials are finished"
+        if self._exhausted:
+            return self._exhausted
+        if self._stopping and (self._finished < self._config.trials or any(row.running for row in self._rows)):
+            return f"interrupted: {so_far}; the same command goes on"
+        if self._ended_trainings == 0:
             return f"nothing to add: {self._finished} trials are finished, {self._config.trials} were asked for"
         return f"all {self._config.trials} trials are finished"
 

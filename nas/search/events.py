@@ -20,12 +20,12 @@ class Started:
     objectives: tuple[str, ...]
     caps: dict[str, int]
     sampler: str
-    budget: dict[str, int]
-    """Of each training: epochs or steps."""
+    budgets: tuple[dict[str, int], ...]
+    """Of the rungs, in epochs or steps; the last is that of a training in full."""
     trials: int
-    """Finished trainings to reach."""
+    """Networks to train."""
     finished: int
-    """Finished trainings already there."""
+    """Those already trained, to the first rung at least."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,29 @@ class Proposed:
 
 
 @dataclass(frozen=True)
+class GoesOn:
+    """A training that had stopped at a rung goes on to the next."""
+
+    trial: int
+    key: str
+    cost: dict[str, int]
+    summary: dict[str, str]
+    budget: dict[str, int]
+    """Of the next rung."""
+
+
+@dataclass(frozen=True)
 class Finished:
-    """A training ended and is entered in the study."""
+    """A training ended, or stopped at a rung, and is entered in the study."""
 
     trial: int
     key: str
     state: str
-    """complete or failed"""
+    """complete, stopped or failed"""
     accuracy: float | None
     """On the validation split, 0..1; None if failed."""
+    budget: dict[str, int]
+    """After which it was measured."""
     cost: dict[str, int]
     summary: dict[str, str]
     seconds: float
@@ -83,10 +97,13 @@ class Summary:
     study: str
     folder: Path
     finished: int
-    """Trials of the study that are complete or failed."""
+    """Trials of the study that are complete, stopped at a rung, or failed."""
+    complete: int
     failed: int
     added: int
-    """Of these, finished by this call."""
+    """Of these, trained for the first time, or failed, by this call."""
+    trained: float
+    """What the trainings took of those that all trials in full would have taken, 0..1, failed ones left out."""
     interrupted: bool
     ended: str
     """Why it ended, in words."""
@@ -100,4 +117,4 @@ class Ended:
     summary: Summary
 
 
-Event = Started | Resumed | Proposed | Finished | Interrupted | Ended
+Event = Started | Resumed | Proposed | GoesOn | Finished | Interrupted | Ended

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.search.ehvi import EHVISampler, Known, Memory
 from nas.search.local_search import LocalSearchSampler
@@ -79,6 +79,18 @@ def to_params(genes: Sequence[Gene], genotype: Mapping[str, Option]) -> dict[str
 
 def to_genotype(genes: Sequence[Gene], params: Mapping[str, Any]) -> dict[str, Option]:
     return {gene.name: gene.options[params[gene.name]] if gene.ordered else params[gene.name] for gene in genes}
+
+
+def believed(trial: FrozenTrial, values: Sequence[float]) -> FrozenTrial:
+    """A trial that has not ended, as if it had, with these values."""
+    return create_trial(
+        state=TrialState.COMPLETE,
+        params=trial.params,
+        distributions=trial.distributions,
+        values=list(values),
+        user_attrs=trial.user_attrs,
+        system_attrs=trial.system_attrs,
+    )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 A trial is added in one transaction, as RUNNING and with all that belongs to it. `study.ask` would commit each
 parameter by itself, so a kill in between would leave a trial without some of its genes, or one that waits in a queue.
+
+A trial that stopped at a rung is WAITING, and RUNNING again when it goes on. Whether it waits is said by our attribute,
+in the same write as its accuracy; Optuna's state, a second write, follows.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from nas.search.samplers import Direction, distributions, to_genotype, to_params
 from nas.space import Gene, Option
 
 ATTRIBUTE = "nas"
-"""The one user attribute of a trial: its key, its cost, the rejections before it and, if it failed, the reason."""
+"""The one user attribute of a trial: its key, its cost, the rejections before it, its accuracies at the rungs below the
+last and whether it waits there and, if it failed, the reason."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,18 @@ class Row:
     key: str
     cost: dict[str, int]
     rejected: dict[str, int]
+    rungs: tuple[float, ...]
+    """Accuracies at the rungs finished below the last."""
+    waits: bool
+    """Whether it stopped at the last of them; it may go on."""
     values: tuple[float, ...] | None
     """The objectives, in their order; None unless complete."""
     frozen: FrozenTrial
 
     @property
     def running(self) -> bool:
-        return not self.frozen.state.is_finished()
+        """Under way, or to be taken up again."""
+        return not self.waits and not self.frozen.state.is_finished()
 
 
 class StudyFileError(RuntimeError):
@@ -80,6 +89,8 @@ class Store:
             self.close()
             raise ValueError(f"{path} holds a study with the directions {stored}, but the objectives need {directions}")
         self.rows = [self._row(number, trial) for number, trial in enumerate(trials)]
+        for row in [row for row in self.rows if not row.frozen.state.is_finished()]:
+            self._follow(row)
 
     def _row(self, number: int, trial: FrozenTrial) -> Row:
         about = trial.user_attrs[ATTRIBUTE]
@@ -89,6 +100,8 @@ class Store:
             key=about["key"],
             cost=about["cost"],
             rejected=about["rejected"],
+            rungs=tuple(about.get("rungs", ())),
+            waits=about.get("waits", False),
             values=None if trial.values is None else tuple(trial.values),
             frozen=trial,
         )
@@ -120,14 +133,42 @@ class Store:
             told = self._study.tell(number, list(values), state=TrialState.COMPLETE)
         self.rows[number] = self._row(number, told)
 
+    def wait(self, number: int, accuracy: float) -> Row:
+        """The trial has finished a rung below the last, with this accuracy, and stops there."""
+        return self._set(number, {"rungs": [*self.rows[number].rungs, accuracy], "waits": True})
+
+    def go_on(self, number: int) -> Row:
+        """The trial that waits runs again, towards the next rung."""
+        return self._set(number, {"waits": False})
+
     def fail(self, number: int, reason: str) -> None:
         with _explained(self._path):
-            study_id = self._storage.get_study_id_from_name(self._study.study_name)
-            trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
-            about = self._storage.get_trial(trial_id).user_attrs[ATTRIBUTE]
-            self._storage.set_trial_user_attr(trial_id, ATTRIBUTE, {**about, "reason": reason})
+            self._set(number, {"reason": reason})
             told = self._study.tell(number, state=TrialState.FAIL)
         self.rows[number] = self._row(number, told)
+
+    def _set(self, number: int, about: Mapping[str, Any]) -> Row:
+        """Change entries of the trial's attribute, in one write."""
+        row = self.rows[number]
+        with _explained(self._path):
+            trial_id = self._trial_id(number)
+            self._storage.set_trial_user_attr(trial_id, ATTRIBUTE, {**row.frozen.user_attrs[ATTRIBUTE], **about})
+            self.rows[number] = self._row(number, self._storage.get_trial(trial_id))
+            self._follow(self.rows[number])
+        return self.rows[number]
+
+    def _follow(self, row: Row) -> None:
+        """Give an unfinished trial the state that its attribute says."""
+        state = TrialState.WAITING if row.waits else TrialState.RUNNING
+        if row.frozen.state != state:
+            with _explained(self._path):
+                trial_id = self._trial_id(row.number)
+                self._storage.set_trial_state_values(trial_id, state)
+                self.rows[row.number] = self._row(row.number, self._storage.get_trial(trial_id))
+
+    def _trial_id(self, number: int) -> int:
+        study_id = self._storage.get_study_id_from_name(self._study.study_name)
+        return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
 
     def close(self) -> None:
         self._storage.remove_session()

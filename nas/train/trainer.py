@@ -49,7 +49,7 @@ class TrainResult:
 
     accuracy: share (0..1) of the validation split, val_loss: its mean cross-entropy; None if the training diverged.
     loss_curve: mean training loss of each epoch begun (of the trunk, where the schedule branches off), label smoothing
-    included. epochs: those begun.
+    included. evaluations: (steps, accuracy, val_loss) of each budget at which it was evaluated. epochs: those begun.
     steps: of the evaluated network; where it diverged, those until then. spent_steps: all that this training and the
     smaller budgets before it took, thrown-away branches included. seconds: wall time of all these, set-up and
     evaluation left out; images_per_s: training images over it. notes: what a person should know.
@@ -59,6 +59,7 @@ class TrainResult:
     reason: str | None
     accuracy: float | None
     val_loss: float | None
+    evaluations: tuple[tuple[int, float, float], ...]
     loss_curve: tuple[float, ...]
     epochs: int
     steps: int
@@ -73,8 +74,9 @@ class TrainResult:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; a loss that is not finite, which JSON cannot say, becomes null."""
         losses = [_finite(loss) for loss in self.loss_curve]
-        own = {"loss_curve": losses, "val_loss": _finite(self.val_loss), "notes": list(self.notes)}
-        return asdict(self) | own
+        evaluations = [[steps, accuracy, _finite(loss)] for steps, accuracy, loss in self.evaluations]
+        own: dict[str, Any] = {"loss_curve": losses, "val_loss": _finite(self.val_loss), "notes": list(self.notes)}
+        return asdict(self) | own | {"evaluations": evaluations}
 
 
 def _finite(loss: float | None) -> float | None:
@@ -284,6 +286,7 @@ class _Run:
             reason=f"the training loss of epoch {begun} is {training.losses[-1]}" if training.diverged else None,
             accuracy=accuracy,
             val_loss=val_loss,
+            evaluations=tuple((steps, *found) for steps, found in sorted(training.evaluations.items())),
             loss_curve=tuple(training.losses),
             epochs=begun,
             steps=training.step if training.diverged else self.budget,

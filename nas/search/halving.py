@@ -1,0 +1,155 @@
+"""Pareto halving: which trainings go on, from their checkpoints, to the next rung.
+
+A rung is a budget at which every training that reaches it is evaluated. Asynchronous, as in ASHA (arXiv:1810.05934,
+algorithm 2): whenever there is room, the best trial that should go on does, else a new one begins. Two things let a
+trial go on from a rung: it is among the first 1/eta there, by non-domination rank and, within a rank, by hypervolume
+contribution, and fewer than 1/eta have gone on; or its accuracy, carried on as the luckier trials' went on, beats
+every fully trained network that costs no more, so that cheap networks are not crowded out by dear ones.
+
+ASHA lets any trial go on that is among the first 1/eta at some moment. A search whose proposals improve then trains
+half of them in full (measured with eta = 3: 99 of 200).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.pareto import contributions, ranks, reference_point
+from nas.search.ehvi import UNINTERESTING
+
+Floats = NDArray[np.float64]
+
+ETA = 4
+"""Factor between the budgets of two rungs, and the share 1/eta of a rung that goes on."""
+LEAST_STEPS = 18
+"""Optimiser steps of the lowest rung: shorter trainings do not rank networks (docs/log.md)."""
+RUNGS = 3
+"""At most; so the lowest rung has at least a sixteenth of the budget."""
+OPTIMISM = 0.5
+"""Share of the fully trained networks that kept more of their error than the optimist expects."""
+DIGITS = 9
+"""Decimals to which hypervolume contributions are told apart: equal ones may differ in the last digits of a float."""
+LEAST_ERROR = 1e-3
+"""Errors below count as this: they are a matter of single images."""
+
+
+def rungs(budget: int, least: int, *, eta: int = ETA, most: int = RUNGS) -> tuple[int, ...]:
+    """Budgets, ascending, of which the last is `budget` and none is below `least`, in the same unit.
+
+    Raises ValueError unless budget >= 1, eta >= 2 and most >= 1.
+    """
+    if budget < 1 or eta < 2 or most < 1:
+        raise ValueError(f"rungs need a budget >= 1, eta >= 2 and most >= 1, but got {budget}, {eta} and {most}")
+    shorter = (round(budget / eta**power) for power in range(most - 1, 0, -1))
+    return (*dict.fromkeys(rung for rung in shorter if max(least, 1) <= rung < budget), budget)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a trial has shown so far: exact costs, and its accuracies (0..1) at the rungs 0, 1, ... that it finished.
+
+    waits: it could go on; it is neither under way nor failed.
+    """
+
+    costs: tuple[float, ...]
+    accuracies: tuple[float, ...]
+    waits: bool
+
+
+def best_first(costs_NC: Floats, accuracy_N: Floats) -> NDArray[np.int64]:
+    """Rows by non-domination rank, then by falling hypervolume contribution within the rank, then as they came.
+
+    Volumes are over logarithms of costs, and above a reference worse than every row.
+    """
+    losses = np.column_stack([np.log(costs_NC), -accuracy_N])
+    rank_N = ranks(losses)
+    reference = reference_point(losses)
+    share_N = np.zeros(len(losses))
+    for rank in np.unique(rank_N):
+        rows = np.flatnonzero(rank_N == rank)
+        share_N[rows] = contributions(losses[rows], reference)
+    return np.lexsort((-share_N.round(DIGITS), rank_N))
+
+
+class Halving:
+    """Decides on trials that train to `count` rungs; keeps nothing, so that the same trials give the same answers.
+
+    accuracy_floor: accuracies below are of no interest; None: those of the 30 % of the trials that promise least.
+    """
+
+    def __init__(self, count: int, *, eta: int = ETA, accuracy_floor: float | None = None) -> None:
+        self._count = count
+        self._eta = eta
+        self._accuracy_floor = accuracy_floor
+
+    def next(self, trials: Sequence[Shown]) -> int | None:
+        """The place in `trials` of the one that goes on next, higher rungs before lower ones; None: none does."""
+        for rung in reversed(range(self._count - 1)):
+            members = [place for place, trial in enumerate(trials) if len(trial.accuracies) > rung]
+            here = {place for place in members if trials[place].waits and len(trials[place].accuracies) == rung + 1}
+            if here:
+                going = self._going_on(trials, members, here, rung)
+                if going:
+                    return going[0]
+        return None
+
+    def _going_on(self, trials: Sequence[Shown], members: list[int], here: set[int], rung: int) -> list[int]:
+        """Those that wait `here` and should go on, the best first."""
+        order = self._order(trials, members, rung)
+        share = len(members) // self._eta
+        first = order[:share] if len(members) - len(here) < share else []
+        hopeful = self._hopeful(trials, sorted(here), rung)
+        return [place for place in first if place in here] + [place for place in order if place in hopeful]
+
+    def _order(self, trials: Sequence[Shown], members: list[int], rung: int) -> list[int]:
+        accuracy_N = np.array([trials[place].accuracies[rung] for place in members])
+        return [members[row] for row in best_first(_costs([trials[place] for place in members]), accuracy_N)]
+
+    def _hopeful(self, trials: Sequence[Shown], here: list[int], rung: int) -> set[int]:
+        """Those whose optimistic final accuracy beats all fully trained networks of at most their costs."""
+        full = [trial for trial in trials if len(trial.accuracies) == self._count]
+        if not full:
+            return set()
+        ratio = float(np.quantile(_ratios(full, rung, self._count - 1), 1 - OPTIMISM))
+        hope_N = np.array([1 - _error(trials[place].accuracies[rung]) * ratio for place in here])
+        costs_NC, full_MC = _costs([trials[place] for place in here]), _costs(full)
+        dearer_NM = np.all(full_MC <= costs_NC[:, None], axis=2)
+        rivals_NM = np.where(dearer_NM, [trial.accuracies[-1] for trial in full], self._floor(trials))
+        rows = np.flatnonzero(hope_N > np.maximum(rivals_NM.max(axis=1), self._floor(trials)))
+        return {here[row] for row in rows}
+
+    def _floor(self, trials: Sequence[Shown]) -> float:
+        if self._accuracy_floor is not None:
+            return self._accuracy_floor
+        return float(np.nanquantile(self.expected(trials), UNINTERESTING))
+
+    def expected(self, trials: Sequence[Shown]) -> Floats:
+        """The accuracy (N) that each trial would have at the highest rung that any has reached; nan: none finished."""
+        top = max((len(trial.accuracies) for trial in trials), default=0) - 1
+        arrived = [trial for trial in trials if len(trial.accuracies) == top + 1]
+        ratio = [float(np.median(_ratios(arrived, rung, top))) for rung in range(top)]
+        found = np.full(len(trials), np.nan)
+        for place, trial in enumerate(trials):
+            reached = len(trial.accuracies) - 1
+            if reached == top >= 0:
+                found[place] = trial.accuracies[-1]
+            elif reached >= 0:
+                found[place] = 1 - _error(trial.accuracies[-1]) * ratio[reached]
+        return found
+
+
+def _costs(trials: Sequence[Shown]) -> Floats:
+    return np.array([trial.costs for trial in trials], np.float64)
+
+
+def _error(accuracy: float) -> float:
+    return max(1 - accuracy, LEAST_ERROR)
+
+
+def _ratios(trials: Sequence[Shown], rung: int, top: int) -> list[float]:
+    """How much of each trial's error at `rung` was left at `top`."""
+    return [_error(trial.accuracies[top]) / _error(trial.accuracies[rung]) for trial in trials]

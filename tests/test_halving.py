@@ -1,0 +1,377 @@
+"""Which trainings go on: the rules against plain counting, then whole searches by rungs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scored_search import by_rung, search, settings, study_of, trials_of
+
+from nas.arch import Architecture
+from nas.data import load
+from nas.executors import Spec
+from nas.executors.scored import ScoredExecutor
+from nas.pareto import hypervolume, reference_point
+from nas.record import Run
+from nas.search import Event, Finished, GoesOn, Proposed, run_search
+from nas.search.halving import ETA, LEAST_ERROR, OPTIMISM, RUNGS, Halving, Shown, best_first, rungs
+from nas.search.samplers import SAMPLERS
+from nas.train import Recipe, train
+
+TABLE = pd.read_csv(Path(__file__).parent / "tables" / "tiny_digits.csv", index_col="key")
+
+# ---- budgets -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("budget", "least", "expected"),
+    [
+        (3, 1, (1, 3)),
+        (16, 1, (1, 4, 16)),
+        (200, 18, (50, 200)),
+        (320, 18, (20, 80, 320)),
+        (1, 1, (1,)),
+        (54, 18, (54,)),
+        (5, 9, (5,)),
+        (10_000, 18, (625, 2_500, 10_000)),
+    ],
+)
+def test_rungs_are_a_factor_apart_and_none_is_too_short(budget: int, least: int, expected: tuple[int, ...]) -> None:
+    assert rungs(budget, least) == expected
+
+
+@given(budget=st.integers(1, 10_000), least=st.integers(0, 200), eta=st.integers(2, 5), most=st.integers(1, 5))
+def test_rungs_rise_to_the_budget(budget: int, least: int, eta: int, most: int) -> None:
+    found = rungs(budget, least, eta=eta, most=most)
+    assert found[-1] == budget
+    assert list(found) == sorted(set(found))
+    assert all(rung >= least for rung in found[:-1])
+    assert len(found) <= most
+    for low, high in itertools.pairwise(found):
+        assert abs(high / eta - low) <= 1
+
+
+@pytest.mark.parametrize(("budget", "eta", "most"), [(0, 4, 3), (9, 1, 3), (9, 4, 0)])
+def test_rungs_of_nothing_are_refused(budget: int, eta: int, most: int) -> None:
+    with pytest.raises(ValueError, match=r"budget >= 1, eta >= 2 and most >= 1"):
+        rungs(budget, 1, eta=eta, most=most)
+
+
+# ---- the rules, counted out --------------------------------------------------------------------------------------
+
+Point = tuple[float, ...]
+
+
+def dominates(a: Point, b: Point) -> bool:
+    return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
+
+
+def counted_ranks(points: Sequence[Point]) -> list[int]:
+    left, found, rank = set(range(len(points))), [0] * len(points), 0
+    while left:
+        front = {i for i in left if not any(dominates(points[j], points[i]) for j in left)}
+        for i in front:
+            found[i] = rank
+        left -= front
+        rank += 1
+    return found
+
+
+def counted_order(costs: Sequence[Point], accuracies: Sequence[float]) -> list[int]:
+    """By rank, then by what the hypervolume of the rank loses without the point, then as they came."""
+    points = [(*(math.log(c) for c in cost), -a) for cost, a in zip(costs, accuracies, strict=True)]
+    rank = counted_ranks(points)
+    reference = reference_point(points)
+
+    def lost(i: int) -> float:
+        others = [points[j] for j in range(len(points)) if rank[j] == rank[i] and j != i]
+        whole = hypervolume([*others, points[i]], reference)
+        return whole - (hypervolume(others, reference) if others else 0.0)
+
+    return sorted(range(len(points)), key=lambda i: (rank[i], -round(lost(i), 9), i))
+
+
+def counted_next(trials: Sequence[Shown], count: int, floor: float) -> set[int]:
+    """All places that the rule allows at the highest rung where one should go on; the first by order goes."""
+
+    def error(value: float) -> float:
+        return max(1 - value, LEAST_ERROR)
+
+    full = [trial for trial in trials if len(trial.accuracies) == count]
+    for rung in range(count - 2, -1, -1):
+        members = [i for i, trial in enumerate(trials) if len(trial.accuracies) > rung]
+        if not members:
+            continue
+        waiting = [i for i in members if trials[i].waits and len(trials[i].accuracies) == rung + 1]
+        share = len(members) // ETA
+        order = counted_order([trials[i].costs for i in members], [trials[i].accuracies[rung] for i in members])
+        ranked = [members[i] for i in order]
+        gone = len(members) - len(waiting)
+        by_rank = [i for i in ranked[:share] if i in waiting and gone < share]
+        kept = sorted(error(one.accuracies[-1]) / error(one.accuracies[rung]) for one in full)
+        hopeful = []
+        for i in ranked:
+            if i in waiting and full:
+                hope = 1 - error(trials[i].accuracies[rung]) * float(np.quantile(kept, 1 - OPTIMISM))
+                cheaper = [one for one in full if all(a <= b for a, b in zip(one.costs, trials[i].costs, strict=True))]
+                if hope > max([floor, *(one.accuracies[-1] for one in cheaper)]):
+                    hopeful.append(i)
+        if by_rank or hopeful:
+            return {[*by_rank, *hopeful][0]}
+    return set()
+
+
+def levels(count: int) -> st.SearchStrategy[list[int]]:
+    return st.lists(st.integers(1, count), min_size=1, max_size=count)
+
+
+@st.composite
+def many_trials(draw: st.DrawFn, count: int = RUNGS) -> list[Shown]:
+    """Up to 24 trials, equal costs and accuracies among them, at any rung, waiting, running or failed."""
+    costs = draw(st.integers(1, 2))
+    found = []
+    for _ in range(draw(st.integers(0, 24))):
+        reached = draw(st.integers(0, count))
+        shown = tuple(draw(st.integers(0, 12)) / 12 for _ in range(reached))
+        waits = 0 < reached < count and draw(st.integers(0, 3)) > 0
+        found.append(Shown(tuple(float(draw(st.integers(1, 9))) for _ in range(costs)), shown, waits))
+    return found
+
+
+@given(st.lists(st.tuples(st.tuples(st.integers(1, 6), st.integers(1, 6)), st.integers(0, 6)), min_size=1, max_size=20))
+def test_a_rung_is_ranked_by_dominance_then_by_what_each_adds(rows: list[tuple[tuple[int, int], int]]) -> None:
+    costs = [tuple(map(float, cost)) for cost, _ in rows]
+    accuracies = [a / 6 for _, a in rows]
+    assert best_first(np.array(costs), np.array(accuracies)).tolist() == counted_order(costs, accuracies)
+
+
+@given(many_trials(), st.sampled_from([0.0, 0.5]))
+def test_who_goes_on_is_as_counted_out(trials: list[Shown], floor: float) -> None:
+    found = Halving(RUNGS, accuracy_floor=floor).next(trials)
+    assert ({found} if found is not None else set()) == counted_next(trials, RUNGS, floor)
+
+
+@given(many_trials())
+def test_only_a_trial_that_waits_goes_on(trials: list[Shown]) -> None:
+    found = Halving(RUNGS).next(trials)
+    assert found is None or trials[found].waits
+
+
+def waiting(*accuracies: float, cost: float = 1.0) -> list[Shown]:
+    return [Shown((cost,), (value,), waits=True) for value in accuracies]
+
+
+def test_the_first_of_every_eta_goes_on_and_no_more() -> None:
+    trials = waiting(*(0.1 * i for i in range(1, 2 * ETA)))
+    halving = Halving(2, accuracy_floor=0.99)  # nothing is hopeful
+    assert halving.next(trials[: ETA - 1]) is None
+    assert halving.next(trials[:ETA]) == ETA - 1
+    trials[ETA - 1] = Shown((1.0,), (0.1 * ETA, 0.9), waits=False)
+    assert halving.next(trials) is None  # better ones have come since, but one of seven has gone on
+    assert halving.next([*trials, *waiting(0.95)]) == 2 * ETA - 1
+
+
+def test_a_cheap_network_goes_on_when_its_hope_beats_all_that_cost_no_more() -> None:
+    dear = [Shown((100.0 + i,), (0.5 + 0.01 * i, 0.75 + 0.005 * i), waits=False) for i in range(4)]
+    cheap = Shown((10.0,), (0.4,), waits=True)
+    halving = Halving(2, accuracy_floor=0.5)
+    assert halving.next([*dear, cheap]) == 4  # half of the error is left in full: .7
+    assert halving.next([*dear, Shown((10.0,), (0.4, 0.71), waits=False), Shown((11.0,), (0.4,), waits=True)]) is None
+    assert Halving(2, accuracy_floor=0.7).next([*dear, cheap]) is None
+
+
+def test_what_a_stopped_trial_promises_keeps_the_median_share_of_its_error() -> None:
+    trials = [
+        Shown((1.0,), (0.5, 0.75), waits=False),
+        Shown((1.0,), (0.8, 0.9), waits=False),
+        Shown((1.0,), (0.6,), waits=True),
+        Shown((1.0,), (), waits=False),
+    ]
+    found = Halving(3).expected(trials)
+    assert found[:3] == pytest.approx([0.75, 0.9, 0.8])
+    assert np.isnan(found[3])
+    assert Halving(3).expected(waiting(0.3, 0.4)).tolist() == [0.3, 0.4]
+    assert Halving(3).expected([]).tolist() == []
+
+
+# ---- searches by rungs -------------------------------------------------------------------------------------------
+
+STEPS: dict[str, Any] = {"steps": 320, "halving": True}
+"""Rungs of 20, 80 and 320 steps."""
+COPIED = (9, 22)
+
+
+@pytest.fixture(scope="module", params=SAMPLERS)
+def halved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, list[Event]]:
+    """A search of 30 networks by each sampler, and copies of it as it was after some of its trainings."""
+    out = tmp_path_factory.mktemp(request.param)
+    events: list[Event] = []
+
+    def copy(event: Event) -> None:
+        events.append(event)
+        ended = sum(isinstance(one, Finished) for one in events)
+        if isinstance(event, Finished) and ended in COPIED:
+            shutil.copytree(out / "s", out / f"after-{ended}" / "s")
+
+    search(out, by_rung, copy, sampler=request.param, trials=30, **STEPS)
+    return request.param, out, events
+
+
+def test_each_network_is_trained_once_to_each_of_its_rungs(halved: tuple[str, Path, list[Event]]) -> None:
+    _, out, events = halved
+    trials = trials_of(out)
+    assert trials["key"].is_unique
+    assert len(trials) == 30
+    assert set(trials["state"]) == {"complete", "stopped"}
+    reached: dict[int, list[int]] = {}
+    for event in events:
+        if isinstance(event, Finished):
+            reached.setdefault(event.trial, []).append(event.budget["steps"])
+    assert all(budgets == [20, 80, 320][: len(budgets)] for budgets in reached.values())
+    assert sorted(reached) == list(range(30))
+    complete = trials["state"] == "complete"
+    assert list(complete) == [len(reached[trial]) == 3 for trial in trials["trial"]]
+    assert sum(isinstance(event, GoesOn) for event in events) == sum(len(one) - 1 for one in reached.values())
+    assert sum(isinstance(event, Proposed) for event in events) == 30
+
+
+def test_fewer_networks_reach_each_rung(halved: tuple[str, Path, list[Event]]) -> None:
+    _, _, events = halved
+    ended = [event.budget["steps"] for event in events if isinstance(event, Finished)]
+    assert ended.count(20) == 30 > ended.count(320)
+    for low, high in itertools.pairwise((20, 80, 320)):
+        assert ended.count(low) // ETA <= ended.count(high) <= ended.count(low)
+
+
+def test_a_halved_search_that_goes_on_is_the_one_that_never_stopped(
+    halved: tuple[str, Path, list[Event]], tmp_path: Path
+) -> None:
+    sampler, out, _ = halved
+    for ended in COPIED:
+        there = tmp_path / str(ended)
+        shutil.copytree(out / f"after-{ended}", there)
+        search(there, by_rung, sampler=sampler, trials=30, **STEPS)
+        pd.testing.assert_frame_equal(trials_of(there), trials_of(out))
+
+
+def test_a_longer_search_is_the_shorter_one_gone_on(halved: tuple[str, Path, list[Event]], tmp_path: Path) -> None:
+    sampler, out, _ = halved
+    for trials in (12, 30):
+        search(tmp_path, by_rung, sampler=sampler, trials=trials, **STEPS)
+    pd.testing.assert_frame_equal(trials_of(tmp_path), trials_of(out))
+
+
+def test_optuna_sees_what_waits_and_what_is_complete(halved: tuple[str, Path, list[Event]]) -> None:
+    _, out, _ = halved
+    states = {"complete": "COMPLETE", "stopped": "WAITING"}
+    trials = study_of(out).trials
+    assert [trial.state.name for trial in trials] == [states[state] for state in trials_of(out)["state"]]
+    for trial, shown in zip(trials, trials_of(out)["accuracy"], strict=True):
+        about = trial.user_attrs["nas"]
+        assert shown == (trial.values[0] if trial.values else about["rungs"][-1])
+
+
+def test_the_front_is_of_networks_trained_in_full(halved: tuple[str, Path, list[Event]]) -> None:
+    _, out, _ = halved
+    assert set(Run(out, "s").front(("accuracy", "macs"))["state"]) == {"complete"}
+
+
+def test_a_failure_at_a_later_rung_fails_the_trial_and_is_not_repeated(tmp_path: Path) -> None:
+    def score(spec: Spec) -> float:
+        if spec["rung"] == 1:
+            raise RuntimeError("no memory")
+        return by_rung(spec)
+
+    summary = search(tmp_path, score, trials=9, **STEPS)
+    assert (summary.finished, summary.complete, summary.failed) == (9, 0, 2)
+    assert sorted(trials_of(tmp_path)["state"]) == ["failed"] * 2 + ["stopped"] * 7
+    assert search(tmp_path, score, trials=9, **STEPS).ended.startswith("nothing to add")
+
+
+def test_a_search_in_full_is_not_resumed_by_rungs(tmp_path: Path) -> None:
+    search(tmp_path, by_rung, trials=2, **STEPS)
+    with pytest.raises(ValueError, match=r"config.rungs: \[20, 80, 320\] -> none"):
+        search(tmp_path, by_rung, trials=2, steps=320)
+
+
+def test_the_summary_says_what_was_spared(tmp_path: Path) -> None:
+    summary = search(tmp_path, by_rung, trials=30, **STEPS)
+    assert summary.complete == list(trials_of(tmp_path)["state"]).count("complete")
+    shown = [len(trial.user_attrs["nas"]["rungs"]) for trial in study_of(tmp_path).trials]
+    complete = [trial.values is not None for trial in study_of(tmp_path).trials]
+    spent = sum((0, 20, 80, 320)[n + full] for n, full in zip(shown, complete, strict=True))
+    assert summary.trained == pytest.approx(spent / (320 * 30))
+    assert summary.trained < 0.5
+
+
+def test_budgets_too_short_for_rungs_are_trained_in_full(tmp_path: Path) -> None:
+    assert search(tmp_path, by_rung, trials=3, steps=40, halving=True).complete == 3
+
+
+# ---- real trainings ----------------------------------------------------------------------------------------------
+
+
+def test_a_training_by_rungs_equals_one_in_one_go(tmp_path: Path) -> None:
+    run_search(settings(tmp_path, trials=5, epochs=4, halving=True, sampler="ehvi", device="cpu"))
+    run = Run(tmp_path, "s")
+    complete = [trial for trial in run.trials().to_dict("records") if trial["state"] == "complete"]
+    assert 0 < len(complete) < 5
+    for trial in complete:
+        spec, result = run.read_spec(trial["trial"]), run.read_result(trial["trial"])
+        assert result is not None
+        steps = [step for step, *_ in result["evaluations"]]
+        assert steps == [18, 72]
+        direct = train(
+            Architecture.from_json(spec["arch"]),
+            load(**spec["data"]),
+            Recipe.from_json(spec["recipe"]),
+            epochs=4,
+            seed=spec["seed"],
+            device="cpu",
+        )
+        assert result["accuracy"] == direct.accuracy
+        assert result["loss_curve"] == list(direct.loss_curve)
+
+
+# ---- the recorded table ------------------------------------------------------------------------------------------
+
+
+def replay(out: Path, **changes: Any) -> tuple[pd.DataFrame, float]:
+    """A search of the recorded table, one seed's accuracies; its trials, and what it took of training all in full."""
+
+    def score(spec: Spec) -> float:
+        (steps,) = spec["budget"].values()
+        return float(TABLE[f"accuracy.{steps}.0"][spec["key"]])
+
+    executor = ScoredExecutor(score)
+    summary = run_search(settings(out, sampler="ehvi", steps=72, **changes), executor=executor)
+    return trials_of(out), summary.trained
+
+
+def true_hypervolume(trials: pd.DataFrame) -> float:
+    """Of the networks trained in full, by the mean accuracy of three seeds, as a share of the whole table's."""
+    truth = TABLE[[f"accuracy.72.{seed}" for seed in range(3)]].mean(axis=1)
+    losses = np.column_stack([np.log(TABLE["macs"]), -truth])
+    reference = [np.log(TABLE["macs"].max()) + 0.01, -float(truth.quantile(0.3))]
+    kept = TABLE.index.isin(trials.loc[trials["state"] == "complete", "key"])
+    found = hypervolume(losses[kept], reference)
+    return found / hypervolume(losses, reference)
+
+
+def test_the_recorded_table_is_searched_for_less_by_rungs(tmp_path: Path) -> None:
+    """At the same cost: 40 networks in full, or as many as that buys by rungs."""
+    halved, share = replay(tmp_path / "rungs", trials=80, halving=True)
+    full, whole = replay(tmp_path / "full", trials=40)
+    assert whole == 1.0
+    assert share <= 0.55
+    assert halved["key"].is_unique
+    assert true_hypervolume(halved) >= 0.95 * true_hypervolume(full)
