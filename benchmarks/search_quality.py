@@ -9,6 +9,10 @@ default the same column as --accuracy, the truth; several columns of a proxy, jo
 which each trial sees one at random. No sampler gets a network twice: a proposal whose key is taken is drawn again, at
 last a random network that is left.
 
+With --rungs, budgets and what is seen after each of them, as in c10_val_12ep:12,c10_test_200ep:200, methods may end in
+"+halving": networks are trained by rungs as `nas search` does it, the others to the last rung. A second table then
+counts epochs, as multiples of a training in full, and only networks that were trained in full.
+
 Reported, over the seeds: the true hypervolume of all networks evaluated, and of those on the front as the search saw
 it, as shares of the whole table's, over logarithms of costs and above the --quantile of the true accuracies; and the
 trials needed to reach what random search has after 200 and after 1,000 trials. Deterministic, but for the seconds.
@@ -38,23 +42,31 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.pareto import hypervolume, hypervolume_trace, non_dominated
 from nas.record import environment
-from nas.search.ehvi import EHVISampler, Known, Table
+from nas.search.ehvi import EHVISampler, Known, Memory, Table
+from nas.search.halving import Halving, Shown
 from nas.search.local_search import LocalSearchSampler
 
 Floats = NDArray[np.float64]
 
 REDRAWS = 20
 RANDOM_MARKS = (200, 1_000)
+MUCH = RANDOM_MARKS[-1]
+"""Random search goes on, so that its later hypervolumes are known."""
 MARKS = (25, 50, 100, 200)
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
+"""Of the epochs that all trials in full take."""
+HALVING = "+halving"
+NETWORKS = 1.5
+"""Networks that a search by rungs begins, for each trial in full of the others."""
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A table as a search sees it: N networks, G genes, C costs, P columns of the proxy."""
+    """A table as a search sees it: N networks, G genes, C costs, P columns of the proxy, rungs of B budgets."""
 
     space: dict[str, BaseDistribution]
     codes: NDArray[np.int64]
@@ -62,6 +74,8 @@ class Problem:
     keys: NDArray[np.int64]
     costs: Floats
     observed: Floats
+    rungs: tuple[tuple[float, Floats], ...]
+    """Budgets, ascending, and the accuracies (N, P), 0 to 1, after each; none: only trainings in full are known."""
     truth: Floats
     floor: float
     """Accuracies below are of no interest."""
@@ -81,7 +95,9 @@ class Problem:
         columns = [table[name].map({value: code for code, value in enumerate(values[name])}) for name in names]
         codes = np.stack([column.to_numpy(np.int64) for column in columns], axis=1)
         truth = mean_of(table, options.accuracy)
-        observed = table[(options.proxy or options.accuracy).split("+")].to_numpy(np.float64)
+        rungs = tuple(rungs_of(table, options.rungs)) if options.rungs else ()
+        proxy = table[(options.proxy or options.accuracy).split("+")].to_numpy(np.float64)
+        observed = rungs[-1][1] if rungs else proxy
         key = options.key.split(",") if options.key else names
         return cls(
             space=space,
@@ -90,6 +106,7 @@ class Problem:
             keys=table.groupby(key, sort=False).ngroup().to_numpy().astype(np.int64),
             costs=table[options.costs.split(",")].to_numpy(np.float64),
             observed=observed,
+            rungs=rungs,
             truth=truth,
             floor=float(np.quantile(truth, options.quantile)),
             seen_floor=float(np.quantile(observed, options.quantile)),
@@ -132,6 +149,15 @@ class Problem:
         return np.column_stack([scaled, -reach])[rows]
 
     @property
+    def directions(self) -> list[StudyDirection]:
+        return [StudyDirection.MINIMIZE] * self.costs.shape[1] + [StudyDirection.MAXIMIZE]
+
+    def frozen(self, row: int, accuracy: float) -> FrozenTrial:
+        """A finished trial."""
+        values = [*self.costs[row].tolist(), accuracy]
+        return create_trial(params=self.params(row), distributions=self.space, values=values)
+
+    @property
     def reference(self) -> Floats:
         return np.array([1.0 + 1e-9] * self.costs.shape[1] + [0.0])
 
@@ -141,28 +167,45 @@ class Problem:
         return hypervolume(self.losses(np.array(rows)[mask]), self.reference)
 
 
+def rungs_of(table: pd.DataFrame, text: str) -> list[tuple[float, Floats]]:
+    """Columns and budgets; accuracies in percent become shares."""
+    found = []
+    for part in text.split(","):
+        columns, _, budget = part.rpartition(":")
+        seen = table[columns.split("+")].to_numpy(np.float64)
+        found.append((float(budget), seen / 100 if seen.max() > 1 else seen))
+    return sorted(found, key=lambda rung: rung[0])
+
+
 def mean_of(table: pd.DataFrame, columns: str) -> Floats:
     means: Floats = table[columns.split("+")].to_numpy(np.float64).mean(axis=1)
     return means
 
 
-Admit = Callable[[Mapping[str, Any]], bool]
-"""Whether the network of these parameters is new."""
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a sampler is made for. admit: whether the network of some parameters is new."""
+
+    problem: Problem
+    seed: int
+    admit: Callable[[Mapping[str, Any]], bool]
+    memory: Memory
 
 
-def ehvi(problem: Problem, seed: int, admit: Admit, floor: float | None = None) -> BaseSampler:
-    return EHVISampler(Known(problem.known_costs, admit=admit), seed=seed, accuracy_floor=floor)
+def ehvi(asked: Asked, floor: float | None = None) -> BaseSampler:
+    known = Known(asked.problem.known_costs, admit=asked.admit)
+    return EHVISampler(known, seed=asked.seed, accuracy_floor=floor, memory=asked.memory)
 
 
-METHODS: dict[str, Callable[[Problem, int, Admit], BaseSampler]] = {
-    "random": lambda _, seed, __: RandomSampler(seed),
-    "nsga2": lambda _, seed, __: NSGAIISampler(population_size=20, seed=seed),
-    "tpe": lambda _, seed, __: TPESampler(seed=seed),
-    "tpe-mv": lambda _, seed, __: TPESampler(multivariate=True, constant_liar=True, seed=seed),
-    "gp": lambda _, seed, __: GPSampler(seed=seed),
-    "local": lambda _, seed, __: LocalSearchSampler(seed=seed),
+METHODS: dict[str, Callable[[Asked], BaseSampler]] = {
+    "random": lambda asked: RandomSampler(asked.seed),
+    "nsga2": lambda asked: NSGAIISampler(population_size=20, seed=asked.seed),
+    "tpe": lambda asked: TPESampler(seed=asked.seed),
+    "tpe-mv": lambda asked: TPESampler(multivariate=True, constant_liar=True, seed=asked.seed),
+    "gp": lambda asked: GPSampler(seed=asked.seed),
+    "local": lambda asked: LocalSearchSampler(seed=asked.seed),
     "ehvi": ehvi,
-    "ehvi-floor": lambda problem, seed, admit: ehvi(problem, seed, admit, problem.seen_floor),
+    "ehvi-floor": lambda asked: ehvi(asked, asked.problem.seen_floor),
 }
 
 
@@ -174,9 +217,8 @@ def searched(
     rng = np.random.default_rng([seed, 1])
     begun = time.process_time()
     taken: set[int] = set()
-    sampler = METHODS[method](problem, seed, lambda params: problem.is_new(params, taken))
-    directions = [StudyDirection.MINIMIZE] * problem.costs.shape[1] + [StudyDirection.MAXIMIZE]
-    study = optuna.create_study(directions=directions, sampler=sampler)
+    sampler = METHODS[method](Asked(problem, seed, lambda params: problem.is_new(params, taken), Memory()))
+    study = optuna.create_study(directions=problem.directions, sampler=sampler)
     rows: list[int] = []
     seen: list[float] = []
     under_way: list[tuple[optuna.Trial, int, float]] = []
@@ -207,13 +249,97 @@ def new_trial(
     return study.ask(problem.space), row
 
 
-def outcome(problem: Problem, method: str, seed: int, trials: int, pending: int) -> dict[str, Any]:
-    rows, seen, seconds = searched(problem, method, seed, trials, pending)
+@dataclass(frozen=True)
+class Step:
+    """A training of the network `row` to a rung, the last if `full`: what was seen, and all epochs until its end."""
+
+    row: int
+    full: bool
+    seen: float
+    spent: float
+
+
+def halved(problem: Problem, method: str, seed: int, networks: int) -> tuple[list[Step], float]:
+    """The trainings of a search by rungs, in order, and CPU seconds; epochs in multiples of a training in full."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    rng = np.random.default_rng([seed, 1])
+    begun = time.process_time()
+    taken: set[int] = set()
+    halving, memory, last = Halving(len(problem.rungs)), Memory(), len(problem.rungs)
+    trials: list[tuple[int, int, list[float]]] = []
+    steps: list[Step] = []
+    while True:
+        shown = [Shown(tuple(problem.costs[row]), tuple(seen), len(seen) < last) for row, _, seen in trials]
+        place = halving.next(shown)
+        if place is None:
+            if len(trials) >= min(networks, len(set(problem.keys.tolist()))):
+                return steps, time.process_time() - begun
+            history = list(zip([row for row, *_ in trials], halving.expected(shown).tolist(), strict=True))
+            row = proposed(problem, method, derived(seed, len(trials)), history, taken, memory, rng)
+            taken.add(int(problem.keys[row]))
+            place = len(trials)
+            trials.append((row, int(rng.integers(problem.observed.shape[1])), []))
+        row, column, seen = trials[place]
+        budget, accuracies = problem.rungs[len(seen)]
+        before = problem.rungs[len(seen) - 1][0] if seen else 0.0
+        seen.append(float(accuracies[row, column % accuracies.shape[1]]))
+        spent = (steps[-1].spent if steps else 0.0) + (budget - before) / problem.rungs[-1][0]
+        steps.append(Step(row, len(seen) == last, seen[-1], spent))
+
+
+def derived(seed: int, number: int) -> int:
+    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+
+
+def proposed(
+    problem: Problem,
+    method: str,
+    seed: int,
+    history: Sequence[tuple[int, float]],
+    taken: set[int],
+    memory: Memory,
+    rng: np.random.Generator,
+) -> int:
+    """The row of a new network from a sampler that is made anew: samplers must keep nothing."""
+    sampler = METHODS[method](Asked(problem, seed, lambda params: problem.is_new(params, taken), memory))
+    study = optuna.create_study(directions=problem.directions, sampler=sampler)
+    study.add_trials([problem.frozen(row, accuracy) for row, accuracy in history])
+    return new_trial(problem, study, taken, rng)[1]
+
+
+def outcome(problem: Problem, method: str, seed: int, trials: int, pending: int, length: int = 0) -> dict[str, Any]:
+    """What a search found by trials, up to `length` of them if that is more, and by epochs; one by rungs by epochs."""
+    name, by_rungs, _ = method.partition(HALVING)
     whole = hypervolume(problem.losses(np.arange(len(problem.truth))), problem.reference)
+    if by_rungs:
+        steps, seconds = halved(problem, name, seed, round(trials * NETWORKS))
+        return {"epochs": by_epochs(problem, steps, whole, trials), "seconds": seconds / len({s.row for s in steps})}
+    length = max(trials, length)
+    rows, seen, seconds = searched(problem, name, seed, length, pending)
     trace = hypervolume_trace(problem.losses(rows), problem.reference) / whole
-    trace = np.append(trace, np.full(trials - len(rows), trace[-1]))
+    trace = np.append(trace, np.full(length - len(rows), trace[-1]))
     reported = {mark: problem.reported(rows[:mark], seen[:mark]) / whole for mark in MARKS if mark <= trials}
-    return {"trace": trace.tolist(), "reported": reported, "seconds": seconds / len(rows)}
+    steps = [Step(row, True, value, spent) for spent, (row, value) in enumerate(zip(rows, seen, strict=True), 1)]
+    found = {"trace": trace.tolist(), "reported": reported, "seconds": seconds / len(rows)}
+    return found | {"epochs": by_epochs(problem, steps, whole, trials)}
+
+
+def by_epochs(problem: Problem, steps: Sequence[Step], whole: float, trials: int) -> dict[str, Any]:
+    """shares: of the epochs of `trials` in full -> true hypervolume of what was trained in full, of the front seen."""
+    full = [step for step in steps if step.full]
+    trace = hypervolume_trace(problem.losses([step.row for step in full]), problem.reference) / whole
+    shares = {}
+    for share in SHARES:
+        done = [step for step in full if step.spent <= share * trials * (1 + 1e-9)]
+        found = problem.reported([step.row for step in done], [step.seen for step in done]) / whole if done else 0.0
+        shares[share] = (float(trace[len(done) - 1]) if done else 0.0, found)
+    return {
+        "shares": shares,
+        "trace": [(step.spent, float(volume)) for step, volume in zip(full, trace, strict=True)],
+        "networks": len({step.row for step in steps}),
+        "full": len(full),
+        "spent": steps[-1].spent,
+    }
 
 
 def reached(trace: Sequence[float], level: float) -> float:
@@ -249,6 +375,29 @@ def report(found: dict[str, list[dict[str, Any]]], trials: int) -> str:
     return "\n".join(lines)
 
 
+def report_epochs(found: dict[str, list[dict[str, Any]]], trials: int) -> str:
+    """Columns: what each search was, and the hypervolume by epochs, of what was trained in full / of the front seen."""
+    heads = ["networks", "in full", f"epochs, {trials} in full being 1", *(f"after {share:.0%}" for share in SHARES)]
+    level = None
+    if "ehvi" in found:
+        level = 0.99 * statistics.median(one["epochs"]["shares"][SHARES[-1]][0] for one in found["ehvi"])
+        heads.append(f"epochs to {level:.3f}, 99 % of ehvi's")
+    lines = ["| sampler | " + " | ".join(heads) + " |", "|" + "---|" * (len(heads) + 1)]
+    for method, outcomes in found.items():
+        epochs = [one["epochs"] for one in outcomes]
+        cells = [f"{statistics.median(one[name] for one in epochs):.0f}" for name in ("networks", "full")]
+        cells.append(f"{statistics.median(one['spent'] for one in epochs) / trials:.2f}")
+        for share in SHARES:
+            middles = [statistics.median(one["shares"][share][column] for one in epochs) for column in (0, 1)]
+            cells.append(" / ".join(f"{middle:.3f}" for middle in middles))
+        if level is not None:
+            needed = [next((spent for spent, volume in one["trace"] if volume >= level), np.inf) for one in epochs]
+            middle = float(np.quantile(needed, 0.5, method="nearest"))
+            cells.append(f"{middle / trials:.2f}" if np.isfinite(middle) else "-")
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     options = parse()
     problem = Problem.read(options)
@@ -263,19 +412,19 @@ def main() -> None:
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         tasks = {
             method: [
-                pool.submit(outcome, problem, method, seed, length(method, options), options.pending)
+                pool.submit(
+                    outcome, problem, method, seed, options.trials, options.pending, MUCH if method == "random" else 0
+                )
                 for seed in range(options.first_seed, options.first_seed + options.seeds)
             ]
             for method in methods
         }
         found = {method: [task.result() for task in each] for method, each in tasks.items()}
-    print(report(found, options.trials))
-
-
-def length(method: str, options: argparse.Namespace) -> int:
-    """Random search goes on, so that its later hypervolumes are known."""
-    trials: int = options.trials
-    return max(trials, RANDOM_MARKS[-1]) if method == "random" else trials
+    in_full = {method: outcomes for method, outcomes in found.items() if HALVING not in method}
+    if in_full:
+        print(report(in_full, options.trials))
+    if problem.rungs:
+        print(f"\n{report_epochs(found, options.trials)}")
 
 
 def parse() -> argparse.Namespace:
@@ -286,9 +435,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--costs", default="macs", help="columns of costs [macs]")
     parser.add_argument("--accuracy", required=True, help='column of the truth, or several, joined by "+": their mean')
     parser.add_argument("--proxy", default="", help="column that the search sees, or several [the truth]")
+    parser.add_argument("--rungs", default="", help="columns and budgets of trainings by rungs [none]")
     parser.add_argument("--key", default="", help="columns that equal networks share [the genes]")
     parser.add_argument("--quantile", type=float, default=0.3, help="of the accuracies, below which none counts [0.3]")
-    parser.add_argument("--samplers", default=",".join(METHODS), help=f"of {', '.join(METHODS)} [all]")
+    parser.add_argument(
+        "--samplers", default=",".join(METHODS), help=f"of {', '.join(METHODS)}, with {HALVING} or without [all]"
+    )
     parser.add_argument("--trials", type=int, default=200, help="[200]")
     parser.add_argument("--seeds", type=int, default=10, help="[10]")
     parser.add_argument("--first-seed", type=int, default=0, help="[0]")

@@ -52,6 +52,7 @@ def problem(quality: ModuleType, table: Path, **changes: Any) -> Any:
         "costs": "macs",
         "accuracy": "truth",
         "proxy": "",
+        "rungs": "",
         "key": "key",
         "quantile": 0.3,
     }
@@ -101,3 +102,62 @@ def test_a_table_comes_out_of_a_small_run(table: Path) -> None:
     assert "table.csv: 60 networks, 60 different; 2 seeds" in done.stdout
     cells = done.stdout.splitlines()[-1].split("|")
     assert cells[1].strip() == "ehvi" and 0.5 < float(cells[2].split()[0]) <= 1
+
+
+RUNGS = "short:10,seen.0+seen.1:40"
+
+
+@pytest.fixture(scope="module")
+def by_rungs(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The table with a short training that ranks as the long one does."""
+    frame = pd.read_csv(table)
+    frame[["truth", "seen.0", "seen.1"]] -= 0.05  # below 1, else they would be per cent
+    frame["short"] = 50 * frame["truth"]
+    path: Path = tmp_path_factory.mktemp("rungs") / "table.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize("method", ["random", "local", "ehvi"])
+def test_a_search_by_rungs_trains_each_network_once_to_each(quality: ModuleType, by_rungs: Path, method: str) -> None:
+    found = problem(quality, by_rungs, rungs=RUNGS)
+    assert [budget for budget, _ in found.rungs] == [10, 40]
+    assert found.rungs[0][1].max() <= 1  # per cent have become shares
+    steps, _ = quality.halved(found, method, 0, 24)
+    assert steps == quality.halved(found, method, 0, 24)[0]
+    short = [step.row for step in steps if not step.full]
+    full = [step.row for step in steps if step.full]
+    assert len({int(found.keys[row]) for row in short}) == len(short) == 24
+    assert len(set(full)) == len(full) and set(full) <= set(short) and len(full) < 24
+    spent = np.diff([0.0, *(step.spent for step in steps)])
+    assert spent == pytest.approx([0.75 if step.full else 0.25 for step in steps])
+    assert all(abs(step.seen - found.truth[step.row]) == pytest.approx(0.01) for step in steps if step.full)
+
+
+def test_epochs_count_what_was_trained_in_full_by_then(quality: ModuleType, by_rungs: Path) -> None:
+    found = problem(quality, by_rungs, rungs=RUNGS)
+    order = np.argsort(found.truth)
+    steps = [
+        quality.Step(int(order[-1]), False, 0.5, 0.25),
+        quality.Step(int(order[-1]), True, 0.9, 1.0),
+        quality.Step(int(order[-2]), False, 0.5, 1.25),
+        quality.Step(int(order[-2]), True, 0.8, 2.0),
+    ]
+    whole = hypervolume(found.losses(np.arange(60)), found.reference)
+    epochs = quality.by_epochs(found, steps, whole, trials=4)
+    one, two = (hypervolume(found.losses(order[-count:]), found.reference) / whole for count in (1, 2))
+    volumes = {share: pair[0] for share, pair in epochs["shares"].items()}
+    assert [volumes[share] for share in (0.1, 0.2, 0.3, 0.4)] == pytest.approx([0, 0, one, one])
+    assert [volumes[share] for share in (0.5, 1.0)] == pytest.approx([two, two])
+    assert (epochs["networks"], epochs["full"], epochs["spent"]) == (2, 2, 2.0)
+    assert epochs["trace"] == [(1.0, pytest.approx(one)), (2.0, pytest.approx(two))]
+
+
+def test_a_second_table_counts_epochs(by_rungs: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--table", str(by_rungs), "--genes", "g.*", "--ordered", "g.depth,g.width"]
+    command += ["--accuracy", "truth", "--rungs", RUNGS, "--samplers", "ehvi,ehvi+halving", "--seeds", "2"]
+    done = subprocess.run([*command, "--trials", "25"], capture_output=True, text=True, check=True)
+    *_, full, halved = [line.split("|") for line in done.stdout.splitlines()]
+    assert [cell.strip() for cell in full[1:5]] == ["ehvi", "25", "25", "1.00"]
+    assert halved[1].strip() == "ehvi+halving" and halved[2].strip() == "38"
+    assert int(halved[3]) < 38 and float(halved[4]) < 1.5
