@@ -62,6 +62,44 @@ def test_front_picture_marks_what_is_not_dominated(tmp_path: Path) -> None:
     assert "(2 of 4)" in shown.caption
 
 
+def stopped_run(root: Path, trials: int = 12) -> Run:
+    """Every third is trained in full; the others stopped at the first rung, where all lose .3 of their accuracy."""
+    run = small_run(root, [])
+    for trial in range(trials):
+        genes = genotype(width=(16, 32, 48, 64)[trial % 4], depth=1 + trial % 3)
+        final = 0.5 + 0.02 * trial
+        run.write_spec(trial, spec(trial, genes, macs=1_000 * (trial + 1)))
+        full = trial % 3 == 0
+        evaluations = [[12, final - 0.3, 1.5], [96, final, 0.5]][: 1 + full]
+        run.write_result(trial, result(trial, evaluations[-1][1], full=full, evaluations=evaluations))
+    return run
+
+
+def test_stopped_networks_are_drawn_apart_and_on_no_front(tmp_path: Path) -> None:
+    recorded = report.read(stopped_run(tmp_path))
+    shown = front.info(recorded)
+    assert [point.trial for point in shown.points] == [0, 3, 6, 9]
+    assert [point.trial for point in shown.stopped] == [1, 2, 4, 5, 7, 8, 10, 11]
+    assert shown.stopped[0].accuracy == pytest.approx(22.0)
+    assert not any(point.on_front for point in shown.stopped)
+    assert "8 networks stopped early" in shown.caption
+    traces = {trace.name: trace for trace in front.figure(shown).data}
+    assert traces["stopped early"].visible == "legendonly"
+    assert len(traces["stopped early"].x) == 8
+    assert ("8", "stopped early") in tables.summary(recorded)
+    assert ("4 of 12", "trials finished") in tables.summary(recorded)
+
+
+def test_genes_are_judged_by_accuracies_of_one_budget(tmp_path: Path) -> None:
+    recorded = report.read(stopped_run(tmp_path))
+    assert recorded.comparable["trial"].tolist() == list(range(12))
+    assert recorded.comparable["accuracy"].tolist() == pytest.approx([0.2 + 0.02 * trial for trial in range(12)])
+    judged = importance.info(recorded)
+    assert judged.targets and "on 12 finished trials" in judged.caption and "after the first rung" in judged.caption
+    in_full = report.read(small_run(tmp_path / "full", ROWS))
+    assert in_full.comparable["accuracy"].tolist() == [0.5, 0.75, 0.6, 0.4]
+
+
 def test_each_cost_has_a_panel_with_its_own_stairs_but_the_front_is_that_of_all(tmp_path: Path) -> None:
     shown = front.info(report.read(small_run(tmp_path, ROWS, ("macs", "accuracy", "params"))))
     assert [point.on_front for point in shown.points] == [True, True, True, False]

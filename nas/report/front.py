@@ -33,7 +33,7 @@ NOTHING = "No trial has finished yet, so there is no front to draw."
 
 @dataclass(frozen=True)
 class Point:
-    """One finished trial; accuracy in percent, costs as counts; hover is escaped for plotly."""
+    """One trained network; accuracy in percent, costs as counts; hover is escaped for plotly."""
 
     trial: int
     accuracy: float
@@ -54,7 +54,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class FrontInfo:
+    """points: networks trained in full; stopped: those that stopped at a rung, with their accuracies there."""
+
     points: tuple[Point, ...]
+    stopped: tuple[Point, ...]
     panels: tuple[Panel, ...]
     knee: int | None
     message: str
@@ -62,15 +65,21 @@ class FrontInfo:
 
 
 def info(recorded: Recorded) -> FrontInfo:
-    """What will be drawn: the finished trials (failed and running ones are not), a panel for each cost objective."""
+    """What will be drawn: networks trained in full, those stopped at a rung (failed and running ones are not), and a
+    panel for each cost objective."""
     complete = recorded.complete
     on_front = set(recorded.front["trial"])
-    points = tuple(_point(row, recorded.costs, row["trial"] in on_front) for row in complete.to_dict("records"))
+    points = tuple(
+        _point(row, recorded.costs, on_front=row["trial"] in on_front) for row in complete.to_dict("records")
+    )
+    stopped = tuple(_point(row, recorded.costs, on_front=False) for row in recorded.stopped.to_dict("records"))
     panels = tuple(Panel(cost, _stairs(points, cost), recorded.caps.get(cost)) for cost in recorded.costs)
-    return FrontInfo(points, panels, recorded.knee, "" if points else NOTHING, _caption(recorded, len(on_front)))
+    return FrontInfo(
+        points, stopped, panels, recorded.knee, "" if points else NOTHING, _caption(recorded, len(on_front))
+    )
 
 
-def _point(row: dict[Any, Any], costs: tuple[str, ...], on_front: bool) -> Point:
+def _point(row: dict[Any, Any], costs: tuple[str, ...], *, on_front: bool) -> Point:
     return Point(
         trial=int(row["trial"]),
         accuracy=100 * float(row["accuracy"]),
@@ -100,11 +109,16 @@ def _stairs(points: tuple[Point, ...], cost: str) -> tuple[tuple[float, float], 
 def _caption(recorded: Recorded, size: int) -> str:
     names = ", ".join(LABELS[name] for name in recorded.objectives)
     text = (
-        f"One point for each finished trial; accuracy is that of the validation split after the proxy training. "
-        f"Coloured: the front ({size} of {len(recorded.complete)}), networks that no other trial equals in all of "
+        f"One point for each network trained in full; accuracy is that of the validation split after the proxy "
+        f"training. Coloured: the front ({size} of {len(recorded.complete)}), networks that no other trial equals in all of "
         f"{names} and beats in one. Grey: dominated. Line: the best accuracy up to each cost. Ring: the knee. Failed "
         f"trials are not drawn. Point at a network for its genes."
     )
+    if len(recorded.stopped):
+        text += (
+            f" {len(recorded.stopped)} networks stopped early, with accuracies of shorter trainings, which do not compare: "
+            f"a click on their name shows them."
+        )
     if len(recorded.costs) > 1:
         text += (
             " The front belongs to all objectives together, so some of its networks lie below a single panel's line."
@@ -138,6 +152,10 @@ def _traces(info: FrontInfo, panel: Panel, *, legend: bool) -> list[go.Scatter]:
         marker = {"color": colour, "symbol": symbol, "size": 11, "line": {"color": "white", "width": 1}}
         own = [point for point in front if point.family == family]
         traces.append(_markers(own, panel.cost, escaped(family), marker, legend))
+    if info.stopped:
+        hollow = {"color": QUIET, "symbol": "circle-open", "size": 6}
+        traces.append(_markers(list(info.stopped), panel.cost, "stopped early", hollow, legend))
+        traces[-1].visible = "legendonly"
     knee = [point for point in info.points if point.trial == info.knee]
     ring = {"color": "rgba(0,0,0,0)", "size": 19, "line": {"color": ACCENT, "width": 2}}
     return [*traces, _markers(knee, panel.cost, "knee", ring, legend, hover=False)]
@@ -176,7 +194,7 @@ def _markers(
 
 def _add_axis(drawn: go.Figure, info: FrontInfo, panel: Panel, column: int) -> None:
     label = LABELS[panel.cost]
-    ends = [point.costs[panel.cost] for point in info.points] + ([panel.cap] if panel.cap else [])
+    ends = [point.costs[panel.cost] for point in (*info.points, *info.stopped)] + ([panel.cap] if panel.cap else [])
     drawn.update_xaxes(title_text=f"{label} (log scale)", row=1, col=column, **log_axis(ends))
     if panel.cap:
         axis = "" if column == 1 else str(column)

@@ -46,22 +46,24 @@ class ImportanceInfo:
 
 def info(recorded: Recorded) -> ImportanceInfo:
     """Importance for accuracy and for log10 of the first cost; a message instead where trials or genes are too few."""
-    complete = recorded.complete
-    genotypes = [recorded.genotypes[trial] for trial in complete["trial"].tolist()]
+    rows = recorded.comparable
+    genotypes = [recorded.genotypes[trial] for trial in rows["trial"].tolist()]
     names = sorted({name for genotype in genotypes for name in genotype})
     columns = {name: _encoded([genotype.get(name) for genotype in genotypes]) for name in names}
     acting = [name for name in names if np.ptp(columns[name]) > 0]
     constant = tuple(name for name in names if name not in acting)
-    message = _too_few(len(complete), len(acting))
+    message = _too_few(len(rows), len(acting))
     if message:
         return ImportanceInfo((), constant, message, "")
     genes = np.stack([columns[name] for name in acting], axis=1)
     cost = recorded.costs[0]
-    wanted = {"accuracy": complete["accuracy"].to_numpy(), cost: np.log10(complete[cost].to_numpy(dtype=np.float64))}
+    wanted = {"accuracy": rows["accuracy"].to_numpy(), cost: np.log10(rows[cost].to_numpy(dtype=np.float64))}
     varied = {name: values for name, values in wanted.items() if np.ptp(values) > 0}
     targets = tuple(_target(name, acting, genes, values) for name, values in varied.items())
     message = "" if targets else "All finished trials have the same accuracy and cost: nothing tells the genes apart."
-    return ImportanceInfo(targets, constant, message, _caption(targets, constant, len(complete)))
+    return ImportanceInfo(
+        targets, constant, message, _caption(targets, constant, len(rows), early=len(recorded.stopped) > 0)
+    )
 
 
 def _too_few(trials: int, genes: int) -> str:
@@ -112,7 +114,7 @@ def _with_shuffled_genes(rows: Floats, generator: np.random.Generator) -> Floats
     return copies
 
 
-def _caption(targets: Sequence[Target], constant: Sequence[str], trials: int) -> str:
+def _caption(targets: Sequence[Target], constant: Sequence[str], trials: int, *, early: bool) -> str:
     judged = ", ".join(f"{LABELS[target.name]} {target.r2:.2f}" for target in targets)
     text = (
         f"Loss of R² on unseen trials when one gene is shuffled among them (random forest on {trials} finished trials, "
@@ -120,6 +122,8 @@ def _caption(targets: Sequence[Target], constant: Sequence[str], trials: int) ->
         f"0 no better than the mean; below {WEAK} the bars are grey and say little. A search looks where it expects "
         f"good networks, so this describes these trials, not the whole space."
     )
+    if early:
+        text += " Since some networks stopped early, accuracies are those after the first rung, which all of them have."
     return text + (f" The same in all trials: {', '.join(constant)}." if constant else "")
 
 

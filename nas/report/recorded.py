@@ -16,8 +16,9 @@ from nas.record import Run, front_of
 class Recorded:
     """One study as it was found on disk.
 
-    trials: the frame of `Run.trials`. genotypes: trial -> gene -> value. curves: finished trial -> mean training loss
-    of each epoch (None where it was not finite). settings: run.json without its config. space: the TOML text or "".
+    trials: the frame of `Run.trials`. genotypes: trial -> gene -> value. curves: trained network -> mean training loss
+    of each epoch (None where it was not finite). first_rungs: trained network -> accuracy after its shortest budget.
+    settings: run.json without its config. space: the TOML text or "".
     """
 
     study: str
@@ -30,10 +31,24 @@ class Recorded:
     trials: pd.DataFrame
     genotypes: Mapping[int, Mapping[str, Any]]
     curves: Mapping[int, Sequence[float | None]]
+    first_rungs: Mapping[int, float]
 
     @property
     def complete(self) -> pd.DataFrame:
         return self.trials[self.trials["state"] == "complete"].reset_index(drop=True)
+
+    @property
+    def stopped(self) -> pd.DataFrame:
+        """The trials that stopped at a rung, with its accuracy."""
+        return self.trials[self.trials["state"] == "stopped"].reset_index(drop=True)
+
+    @property
+    def comparable(self) -> pd.DataFrame:
+        """Trials by accuracies of one budget: those in full or, where some stopped early, all after the first rung."""
+        if self.stopped.empty:
+            return self.complete
+        rows = self.trials[self.trials["trial"].isin(list(self.first_rungs))]
+        return rows.assign(accuracy=rows["trial"].map(self.first_rungs)).reset_index(drop=True)
 
     @property
     def front(self) -> pd.DataFrame:
@@ -66,7 +81,8 @@ def read(run: Run) -> Recorded:
     pareto.costs_of(objectives)
     specs = {trial: run.read_spec(trial) for trial in run.trial_numbers()}
     trials = run.trials()
-    complete = trials.loc[trials["state"] == "complete", "trial"]
+    trained = trials.loc[trials["state"].isin(["complete", "stopped"]), "trial"].tolist()
+    results = {trial: run.read_result(trial) or {} for trial in trained}
     return Recorded(
         study=run.study,
         objectives=tuple(objectives),
@@ -77,5 +93,8 @@ def read(run: Run) -> Recorded:
         space=run.read_space() if run.path("space.toml").is_file() else "",
         trials=trials,
         genotypes={trial: spec.get("genotype") or {} for trial, spec in specs.items()},
-        curves={int(trial): (run.read_result(int(trial)) or {}).get("loss_curve") or [] for trial in complete},
+        curves={trial: result.get("loss_curve") or [] for trial, result in results.items()},
+        first_rungs={
+            trial: result["evaluations"][0][1] for trial, result in results.items() if result.get("evaluations")
+        },
     )

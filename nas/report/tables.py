@@ -31,10 +31,12 @@ def summary(recorded: Recorded) -> tuple[tuple[str, str], ...]:
     states = recorded.trials["state"]
     complete = recorded.complete
     best = percent(complete["accuracy"].max()) if len(complete) else "–"
+    stopped = ((str(len(recorded.stopped)), "stopped early"),) if len(recorded.stopped) else ()
     return (
         (best, "best validation accuracy"),
         (str(len(recorded.front)), "networks on the front"),
         (f"{len(complete)} of {len(states)}", "trials finished"),
+        *stopped,
         (str(int((states == "failed").sum())), "failed"),
         (seconds(float(recorded.trials["seconds"].sum())), "spent in training"),
     )
