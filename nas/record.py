@@ -57,13 +57,15 @@ COLUMNS: dict[str, str] = {
     "mixer": "str",
     "gate": "str",
     "key": "str",
+    "reference": "str",
     "epochs": "Int64",
     "seconds": "float64",
     "images_per_s": "float64",
     "reason": "str",
     "seed": "int64",
 }
-"""Column of `Run.trials` -> dtype. No result: accuracy, seconds, images_per_s are nan, epochs <NA>, reason empty."""
+"""Column of `Run.trials` -> dtype. reference: family of a paper's network that the search was given, else empty. No
+result: accuracy, seconds, images_per_s are nan, epochs <NA>, reason empty."""
 
 PACKAGES = ("torch", "optuna", "fvcore", "numpy", "pandas", "scikit-learn", "moocore", "plotly")
 
@@ -265,6 +267,7 @@ class Run:
             "trial": trial,
             **cost,
             **known,
+            "reference": str(spec.get("reference", "")),
             "family": arch.family,
             "mechanisms": "+".join(sorted(arch.mechanisms)),
             **arch.summary(),

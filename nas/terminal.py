@@ -114,7 +114,9 @@ def stages_table(title: str, parts: Sequence[tuple[str, Cost]]) -> Table:
 
 def front_table(front: pd.DataFrame, objectives: Sequence[str]) -> Table:
     title = f"Pareto front: {len(front)} network{'s' if len(front) != 1 else ''}"
-    return table(title, front.to_dict("records"), ["trial", "accuracy", *costs_of(objectives), "family", *GENES])
+    columns = ["trial", "accuracy", *costs_of(objectives), "family", *GENES]
+    given = ["reference"] if (front["reference"] != "").any() else []
+    return table(title, front.to_dict("records"), columns + given)
 
 
 QUANTILES = {"smallest": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "largest": 1.0}

@@ -38,6 +38,9 @@ def search(
         float | None, typer.Option(help="Accuracy (0 to 1) below which a network is of no interest. [found out]")
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="ehvi, tpe, local, nsga2 or random. [ehvi]")] = None,
+    seed_with: Annotated[
+        str | None, typer.Option(help="zoo: begin with the papers' networks, scaled to the space. [nothing]")
+    ] = None,
     recipe: Annotated[str | None, typer.Option(help="Training recipe by name. [by the data]")] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp32, bf16, fp16, or auto: bf16 on GPUs and CPUs that have it. [by the recipe]")
@@ -84,6 +87,7 @@ def search(
         "max_params": max_params,
         "min_accuracy": min_accuracy,
         "sampler": sampler,
+        "seed_with": seed_with,
         "recipe": recipe,
         "precision": precision,
         "train_images": train_images,

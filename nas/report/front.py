@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import log10
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -54,10 +55,14 @@ class Panel:
 
 @dataclass(frozen=True)
 class FrontInfo:
-    """points: networks trained in full; stopped: those that stopped at a rung, with their accuracies there."""
+    """points: networks trained in full; stopped: those that stopped at a rung, with their accuracies there.
+
+    references: trials of the papers' networks that the search was given.
+    """
 
     points: tuple[Point, ...]
     stopped: tuple[Point, ...]
+    references: frozenset[int]
     panels: tuple[Panel, ...]
     knee: int | None
     message: str
@@ -74,9 +79,9 @@ def info(recorded: Recorded) -> FrontInfo:
     )
     stopped = tuple(_point(row, recorded.costs, on_front=False) for row in recorded.stopped.to_dict("records"))
     panels = tuple(Panel(cost, _stairs(points, cost), recorded.caps.get(cost)) for cost in recorded.costs)
-    return FrontInfo(
-        points, stopped, panels, recorded.knee, "" if points else NOTHING, _caption(recorded, len(on_front))
-    )
+    given = frozenset(complete.loc[complete["reference"] != "", "trial"].tolist())
+    message = "" if points else NOTHING
+    return FrontInfo(points, stopped, given, panels, recorded.knee, message, _caption(recorded, len(on_front)))
 
 
 def _point(row: dict[Any, Any], costs: tuple[str, ...], *, on_front: bool) -> Point:
@@ -106,18 +111,34 @@ def _stairs(points: tuple[Point, ...], cost: str) -> tuple[tuple[float, float], 
     return tuple(sorted(kept))
 
 
+def _volume_share(recorded: Recorded, some: pd.DataFrame) -> float:
+    """Hypervolume of some networks over that of all trained in full, costs on a log scale."""
+    losses = pareto.losses_from(recorded.complete, recorded.objectives, log_costs=True)
+    limit = pareto.reference_point(losses)
+    own = pareto.losses_from(some, recorded.objectives, log_costs=True)
+    return pareto.hypervolume(own, limit) / pareto.hypervolume(losses, limit)
+
+
 def _caption(recorded: Recorded, size: int) -> str:
+    complete = recorded.complete
     names = ", ".join(LABELS[name] for name in recorded.objectives)
     text = (
-        f"One point for each network trained in full; accuracy is that of the validation split after the proxy "
-        f"training. Coloured: the front ({size} of {len(recorded.complete)}), networks that no other trial equals in all of "
+        f"One point for each network trained in full; accuracy is that of the validation split. "
+        f"Coloured: the front ({size} of {len(complete)}), networks that no other trial equals in all of "
         f"{names} and beats in one. Grey: dominated. Line: the best accuracy up to each cost. Ring: the knee. Failed "
         f"trials are not drawn. Point at a network for its genes."
     )
+    given = complete[complete["reference"] != ""]
+    if len(given):
+        text += (
+            f" Outlined: networks of the papers ({', '.join(dict.fromkeys(given['reference']))}), scaled to the space "
+            f"and trained by the same recipe; their front has {100 * _volume_share(recorded, given):.0f} % of the "
+            f"hypervolume of the search's."
+        )
     if len(recorded.stopped):
         text += (
-            f" {len(recorded.stopped)} networks stopped early, with accuracies of shorter trainings, which do not compare: "
-            f"a click on their name shows them."
+            f" {len(recorded.stopped)} networks stopped early, with accuracies of shorter trainings that do not "
+            f"compare: a click on their name shows them."
         )
     if len(recorded.costs) > 1:
         text += (
@@ -156,6 +177,11 @@ def _traces(info: FrontInfo, panel: Panel, *, legend: bool) -> list[go.Scatter]:
         hollow = {"color": QUIET, "symbol": "circle-open", "size": 6}
         traces.append(_markers(list(info.stopped), panel.cost, "stopped early", hollow, legend))
         traces[-1].visible = "legendonly"
+    given = [point for point in info.points if point.trial in info.references]
+    if given:
+        symbols = [f"{family_style(point.family)[1]}-open" for point in given]
+        marker = {"color": INK, "symbol": symbols, "size": 14, "line": {"color": INK, "width": 1.5}}
+        traces.append(_markers(given, panel.cost, "the papers' networks", marker, legend, hover=False))
     knee = [point for point in info.points if point.trial == info.knee]
     ring = {"color": "rgba(0,0,0,0)", "size": 19, "line": {"color": ACCENT, "width": 2}}
     return [*traces, _markers(knee, panel.cost, "knee", ring, legend, hover=False)]

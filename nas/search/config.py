@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -46,6 +46,8 @@ class SearchConfig(BaseModel):
     max_params: Count | None = None
     """Cap on parameters, as in 300k."""
     sampler: str = "ehvi"
+    seed_with: Literal["zoo"] | None = None
+    """zoo: the first trials are the papers' networks, scaled to the space, and all of them are trained in full."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     seed: int = Field(0, ge=0)

@@ -35,6 +35,7 @@ from nas.search.events import Ended, Event, Finished, GoesOn, Interrupted, Propo
 from nas.search.gate import REJECTIONS, Candidate, Gate, Ledger, Unseen
 from nas.search.halving import LEAST_STEPS, Halving, Shown, rungs
 from nas.search.known import known
+from nas.search.references import references
 from nas.search.samplers import Proposer, Setting, believed, derived_seed
 from nas.search.storage import Row, Store
 from nas.space import Option, SearchSpace
@@ -238,6 +239,8 @@ class _Pick:
     genotype: dict[str, Option]
     notes: dict[str, Any]
     rejected: dict[str, int]
+    reference: str = ""
+    """Its family, if it was not proposed but is one of the papers'."""
 
 
 class _Search:
@@ -252,6 +255,7 @@ class _Search:
         self._seen = {row.key for row in self._rows}
         self._gate = Gate(plan.space, plan.caps, self._seen)
         self._unseen = Unseen(self._gate, plan.config.seed)
+        self._references = references(self._gate) if plan.config.seed_with == "zoo" else []
         self._halving = Halving(len(plan.budgets), accuracy_floor=plan.config.min_accuracy)
         self._told = Setting(known(self._gate, plan.config.objectives), plan.config.min_accuracy)
         self._seconds = {row.number: seconds for row in self._rows if (seconds := self._seconds_of(row)) is not None}
@@ -319,8 +323,10 @@ class _Search:
         return self._plan.budgets[len(row.rungs)]
 
     def _going_on(self) -> Row | None:
-        """The trial that goes on to its next rung, if one should."""
-        number = self._halving.next(self._shown())
+        """The trial that goes on to its next rung, if one should; references all do."""
+        number = next((row.number for row in self._rows if row.waits and row.reference), None)
+        if number is None:
+            number = self._halving.next(self._shown())
         return None if number is None else self._store.go_on(number)
 
     def _shown(self) -> list[Shown]:
@@ -344,12 +350,19 @@ class _Search:
             self._exhausted = self._unseen.exhausted()
             return None
         found = pick.candidate
-        row = self._store.add(pick.genotype, pick.notes, key=found.key, cost=found.cost, rejected=pick.rejected)
+        row = self._store.add(
+            pick.genotype,
+            pick.notes,
+            key=found.key,
+            cost=found.cost,
+            rejected=pick.rejected,
+            reference=pick.reference,
+        )
         self._seen.add(found.key)
         return row
 
     def _pick(self) -> _Pick | None:
-        """The sampler's first proposal that passes the gate, else an unseen network."""
+        """A reference that is due, the sampler's first proposal that passes the gate, or else an unseen network."""
         number = len(self._rows)
         directions = [DIRECTIONS[name] for name in self._config.objectives]
         history = self._history()
@@ -357,6 +370,9 @@ class _Search:
             self._plan.space, directions, self._config.sampler, self._told, self._config.seed, number, history
         )
         rejected: dict[str, int] = dict.fromkeys(REJECTIONS, 0)
+        if number < len(self._references):
+            given = self._references[number]
+            return _Pick(given.candidate, given.genotype, proposer.draw(0).notes, rejected, given.family)
         for attempt in range(ATTEMPTS):
             draw = proposer.draw(attempt)
             verdict = self._gate.check(draw.genotype)
@@ -396,6 +412,7 @@ class _Search:
             "genotype": row.genotype,
             "cost": row.cost,
             "seed": derived_seed("train", self._config.seed, row.number),
+            "reference": row.reference,
             "rung": len(row.rungs),
             "budget": self._budget(row),
             "full": self._is_last(row),

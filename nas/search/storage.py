@@ -27,8 +27,8 @@ from nas.search.samplers import Direction, distributions, to_genotype, to_params
 from nas.space import Gene, Option
 
 ATTRIBUTE = "nas"
-"""The one user attribute of a trial: its key, its cost, the rejections before it, its accuracies at the rungs below the
-last and whether it waits there and, if it failed, the reason."""
+"""The one user attribute of a trial: its key, its cost, the rejections before it, its family if it is a reference, its
+accuracies at the rungs below the last and whether it waits there and, if it failed, the reason."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Row:
     key: str
     cost: dict[str, int]
     rejected: dict[str, int]
+    reference: str
+    """Family of a network that was not proposed but given; empty for all others."""
     rungs: tuple[float, ...]
     """Accuracies at the rungs finished below the last."""
     waits: bool
@@ -100,6 +102,7 @@ class Store:
             key=about["key"],
             cost=about["cost"],
             rejected=about["rejected"],
+            reference=about.get("reference", ""),
             rungs=tuple(about.get("rungs", ())),
             waits=about.get("waits", False),
             values=None if trial.values is None else tuple(trial.values),
@@ -114,13 +117,17 @@ class Store:
         key: str,
         cost: Mapping[str, int],
         rejected: Mapping[str, int],
+        reference: str = "",
     ) -> Row:
         """Add a running trial. `notes` are those that the sampler left on it."""
+        about = {"key": key, "cost": dict(cost), "rejected": dict(rejected)}
+        if reference:
+            about["reference"] = reference
         trial = create_trial(
             state=TrialState.RUNNING,
             params=to_params(self._genes, genotype),
             distributions=distributions(self._genes),
-            user_attrs={ATTRIBUTE: {"key": key, "cost": dict(cost), "rejected": dict(rejected)}},
+            user_attrs={ATTRIBUTE: about},
             system_attrs=dict(notes),
         )
         with _explained(self._path):
