@@ -223,7 +223,7 @@ def test_every_recorded_value_stands_in_its_column(run: Run) -> None:
         "mixer": "sk3+5",
         "gate": "cse/4-cse/8-cse/16",
         "key": run.read_spec(12)["key"],
-            "reference": "",
+        "reference": "",
         "epochs": 6,
         "seconds": 2.5,
         "images_per_s": 100.0,

@@ -22,7 +22,7 @@ from nas.record import Run, read_json
 from nas.search import Event, Finished, Proposed, SearchConfig, Started, run_search
 from nas.search.gate import Gate
 from nas.search.known import known
-from nas.search.samplers import SAMPLERS, Draw, Proposer, Setting, derived_seed
+from nas.search.samplers import SAMPLERS, Draw, Proposer, Setting, derived_seed, shared
 from nas.space import SearchSpace
 
 TRIALS = 30
@@ -35,7 +35,9 @@ COPIED = {11: 14, 25: TRIALS}
 def propose(sampler: str, history: Sequence[FrozenTrial], attempts: Sequence[int] = range(8)) -> list[Draw]:
     space = SearchSpace.load("tiny")
     told = Setting(known(Gate(space, {}), ("accuracy", "macs")), accuracy_floor=None)
-    proposer = Proposer(space, ["maximize", "minimize"], sampler, told, 0, len(history), history)
+    proposer = Proposer(
+        space, ["maximize", "minimize"], sampler, told, 0, len(history), [shared(one) for one in history]
+    )
     return [proposer.draw(attempt) for attempt in attempts]
 
 
@@ -292,3 +294,16 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=sentence):
         search(tmp_path, **wrong)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shared_history_is_the_one_that_was_copied(finished: tuple[str, Path]) -> None:
+    """A study that is given trials of its own, or shared ones, sees the same, and changes neither."""
+    _, out = finished
+    trials = study_of(out).trials
+    before = [(trial.number, trial.params, trial.values, trial.system_attrs) for trial in trials]
+    studies = [optuna.create_study(directions=["maximize", "minimize"]) for _ in range(2)]
+    studies[0].add_trials(trials)
+    studies[1].add_trials([shared(trial) for trial in trials])
+    told, seen = ([repr(trial).partition("(")[2] for trial in study.get_trials()] for study in studies)
+    assert told == seen
+    assert [(trial.number, trial.params, trial.values, trial.system_attrs) for trial in trials] == before

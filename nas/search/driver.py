@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from nas import record
 from nas.arch import Architecture
@@ -36,7 +36,7 @@ from nas.search.gate import REJECTIONS, Candidate, Gate, Ledger, Unseen
 from nas.search.halving import LEAST_STEPS, Halving, Shown, rungs
 from nas.search.known import known
 from nas.search.references import references
-from nas.search.samplers import Proposer, Setting, believed, derived_seed
+from nas.search.samplers import Proposer, Setting, Shared, derived_seed, shared
 from nas.search.storage import Row, Store
 from nas.space import Option, SearchSpace
 from nas.train import RECIPES, Recipe, budget_steps, recipe_for, resolve_device
@@ -385,13 +385,13 @@ class _Search:
         # The sampler's notes go with the trial all the same: without them NSGA-II would leave it out of its generation.
         return _Pick(found, self._plan.space.encode(found.arch), draw.notes, rejected)
 
-    def _history(self) -> list[FrozenTrial]:
+    def _history(self) -> list[Shared]:
         """The trials as samplers see them: those stopped at a rung with the accuracy that they promise in full."""
         promised = self._halving.expected(self._shown())
         return [
-            believed(row.frozen, [{**row.cost, "accuracy": accuracy}[name] for name in self._config.objectives])
+            shared(row.frozen, [{**row.cost, "accuracy": accuracy}[name] for name in self._config.objectives])
             if row.rungs and not row.frozen.state.is_finished()
-            else row.frozen
+            else shared(row.frozen)
             for row, accuracy in zip(self._rows, promised.tolist(), strict=True)
         ]
 

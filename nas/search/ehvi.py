@@ -243,24 +243,24 @@ class Networks:
 
     def canonical(self, codes_NG: NDArray[np.int64]) -> NDArray[np.int64]:
         """Genes that do not act stand at their first option."""
+        return self._canonical(codes_NG, self.genes.table(codes_NG))
+
+    def _canonical(self, codes_NG: NDArray[np.int64], table: Table) -> NDArray[np.int64]:
         if self._known.acts is None:
             return codes_NG
-        acts = self._known.acts(self.genes.table(codes_NG))
+        acts = self._known.acts(table)
         acting_NG: NDArray[np.int64] = np.stack([acts[name] for name in self.genes.options], axis=1).astype(np.int64)
         return codes_NG * acting_NG
 
     def _admissible(self, codes_NG: NDArray[np.int64]) -> tuple[NDArray[np.int64], Floats]:
-        codes_NG = self.canonical(codes_NG)
-        log_costs_NC = self._log_costs(codes_NG)
+        table = self.genes.table(codes_NG)  # one for both questions: who answers may have to price it but once
+        log_costs_NC = logarithms(np.asarray(self._known.costs(table), np.float64))
+        codes_NG = self._canonical(codes_NG, table)
         may = ~np.isnan(log_costs_NC).any(axis=1)
         return codes_NG[may], log_costs_NC[may]
 
     def _batch(self, codes_NG: NDArray[np.int64], log_costs_NC: Floats) -> Batch:
         return Batch(codes_NG, log_costs_NC, self._columns(codes_NG, log_costs_NC))
-
-    def _log_costs(self, codes_NG: NDArray[np.int64]) -> Floats:
-        costs_NC = np.asarray(self._known.costs(self.genes.table(codes_NG)), np.float64)
-        return logarithms(costs_NC)
 
     def _columns(self, codes_NG: NDArray[np.int64], log_costs_NC: Floats) -> Floats:
         genes_ND, _ = embedded(codes_NG, self.genes.counts, self.genes.ordered)

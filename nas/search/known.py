@@ -22,8 +22,13 @@ def known(gate: Gate, objectives: Sequence[str]) -> Known:
     parts = PartPrices(gate.space)
     names = costs_of(objectives)
 
+    last: list[tuple[Table, Prices]] = []
+
     def prices(table: Table) -> Prices:
-        return price(gate.space, _codes(genes, table), parts)
+        """Of the last table they are remembered: costs and acts are asked of the same ones."""
+        if not last or last[0][0] is not table:
+            last[:] = [(table, price(gate.space, _codes(genes, table), parts))]
+        return last[0][1]
 
     def costs(table: Table) -> NDArray[np.float64]:
         found = prices(table)

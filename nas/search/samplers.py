@@ -7,6 +7,7 @@ killed proposes, when started again, what it would have proposed.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from nas.search.ehvi import EHVISampler, Known, Memory
 from nas.search.local_search import LocalSearchSampler
@@ -81,15 +82,33 @@ def to_genotype(genes: Sequence[Gene], params: Mapping[str, Any]) -> dict[str, O
     return {gene.name: gene.options[params[gene.name]] if gene.ordered else params[gene.name] for gene in genes}
 
 
-def believed(trial: FrozenTrial, values: Sequence[float]) -> FrozenTrial:
-    """A trial that has not ended, as if it had, with these values."""
-    return create_trial(
-        state=TrialState.COMPLETE,
+class Shared(FrozenTrial):
+    """A trial of the past, of which a copy shares all that nobody changes.
+
+    Optuna copies what a study is given, distributions and all: for some hundred trials that takes as long as a
+    sampler's thinking.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Shared:
+        return copy.copy(self)
+
+
+def shared(trial: FrozenTrial, values: Sequence[float] | None = None) -> Shared:
+    """A trial for a history. With `values`, one that has not ended, as if it had, with these."""
+    ended = values is not None
+    return Shared(
+        number=trial.number,
+        state=TrialState.COMPLETE if ended else trial.state,
+        value=None,
+        values=list(values) if values is not None else trial.values,
+        datetime_start=trial.datetime_start,
+        datetime_complete=trial.datetime_start if ended else trial.datetime_complete,
         params=trial.params,
         distributions=trial.distributions,
-        values=list(values),
         user_attrs=trial.user_attrs,
         system_attrs=trial.system_attrs,
+        intermediate_values={},
+        trial_id=-1,  # the study gives it one
     )
 
 
@@ -112,7 +131,7 @@ class Proposer:
         told: Setting,
         seed: int,
         number: int,
-        history: Sequence[FrozenTrial],
+        history: Sequence[Shared],
     ) -> None:
         self._genes = space.genes
         self._distributions = distributions(space.genes)
