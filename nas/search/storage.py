@@ -38,7 +38,7 @@ class Row:
     number: int
     genotype: dict[str, Option]
     key: str
-    cost: dict[str, int]
+    cost: dict[str, float]
     rejected: dict[str, int]
     rungs: tuple[float, ...]
     """Accuracies at the rungs finished below the last."""
@@ -112,7 +112,7 @@ class Store:
         notes: Mapping[str, Any],
         *,
         key: str,
-        cost: Mapping[str, int],
+        cost: Mapping[str, float],
         rejected: Mapping[str, int],
     ) -> Row:
         """Add a running trial. `notes` are those that the sampler left on it."""
