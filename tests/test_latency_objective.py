@@ -398,7 +398,7 @@ def test_the_picture_shows_predicted_and_measured_latency_of_the_front(finished:
     assert list(trace.y) == [point.accuracy for point in timed]
     assert list(trace.error_x.array) == pytest.approx([0.02 * x for x in trace.x])
     assert list(trace.error_x.arrayminus) == pytest.approx([0.02 * x for x in trace.x])
-    assert figure.layout.xaxis.title.text == "latency in ms, predicted; open circles measured (log scale)"
+    assert figure.layout.xaxis.title.text == "latency in ms (log scale)"
     low, high = figure.layout.xaxis.range
     assert low < math.log10(min(trace.x)) and math.log10(max(trace.x)) < high
 
@@ -407,7 +407,7 @@ def test_the_page_states_the_model_its_error_and_both_latencies(finished: Done) 
     out, _, _ = finished
     run, model = Run(out, "s"), model_of(out)
     recorded = report.read(run)
-    rows = {name: value for name, value in tables.latency(recorded).rows}
+    rows = {row[0]: row[1] for row in tables.latency(recorded).rows}
     assert rows["model"] == str(model)
     assert rows["terms"] == model.form
     used = {name: f"{value:.3g}" for name, value in model.coefficients_ms.items() if value}

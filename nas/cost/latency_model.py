@@ -224,8 +224,8 @@ class HeldOut:
     def __str__(self) -> str:
         ranks = f", rank correlation {self.spearman}" if self.spearman else ""
         return (
-            f"of {self.n} networks, each left out of the fit, half are predicted within "
-            f"{100 * self.median_error:.1f} % and {100 * FAR:.0f} % within {100 * self.far_error:.1f} %{ranks}"
+            f"left out of the fit one at a time, half of them are predicted within {100 * self.median_error:.1f} % and "
+            f"{100 * FAR:.0f} % within {100 * self.far_error:.1f} %{ranks}"
         )
 
 

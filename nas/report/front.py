@@ -31,8 +31,8 @@ from nas.report.style import (
 )
 
 NOTHING = "No trial has finished yet, so there is no front to draw."
-AXES = {"latency": "latency in ms, predicted; open circles measured"}
-"""Titles of axes that say more than the cost's name."""
+AXES = {"latency": "latency in ms"}
+"""Titles of axes that are more than the cost's name."""
 
 
 @dataclass(frozen=True)
