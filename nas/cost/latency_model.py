@@ -111,7 +111,7 @@ def weights(latency_N: Floats, low_N: Floats, high_N: Floats) -> Floats:
 @dataclass(frozen=True, eq=False)
 class Fit:
     """coefficients_ms (T): 0 for terms that the form does not have. held_out_ms (N): each network's latency as all
-    others predict it, the choice of the form included; nan where there are fewer than 3."""
+    others predict it, the choice of the form included; none (0) of fewer than 3 networks."""
 
     form: str
     coefficients_ms: Floats
@@ -124,8 +124,7 @@ def fit(sample: Sample) -> Fit:
     The form is the one with the least error on networks left out one at a time, the smaller one of equals.
     """
     form = _best_form(sample)
-    enough = len(sample.latency) >= MIN_PAIRS
-    held_out_N = _left_out(sample, _best_form) if enough else np.full(len(sample.latency), np.nan)
+    held_out_N = _left_out(sample, _best_form) if len(sample.latency) >= MIN_PAIRS else np.zeros(0)
     return Fit(form, _solved(sample, form), held_out_N)
 
 
@@ -271,13 +270,12 @@ class LatencyModel:
         counts_NT = np.stack([terms(arch, input_size) for arch in networks.values()])
         latency_N, low_N, high_N = np.array([(one.median_ms, one.low_ms, one.high_ms) for one in latencies]).T
         found = fit(Sample(counts_NT, latency_N, weights(latency_N, low_N, high_N)))
-        enough = len(latency_N) >= MIN_PAIRS
         return cls(
             conditions=Conditions.of(latencies[0], torch),
             form=found.form,
             coefficients_ms={name: float(found.coefficients_ms[TERMS.index(name)]) for name in FORMS[found.form]},
-            held_out=HeldOut.of(found.held_out_ms, latency_N, seed) if enough else None,
-            held_out_ms=tuple(found.held_out_ms.tolist()) if enough else (),
+            held_out=HeldOut.of(found.held_out_ms, latency_N, seed) if len(found.held_out_ms) else None,
+            held_out_ms=tuple(found.held_out_ms.tolist()),
             timed=tuple(Measured.of(latency) for latency in latencies),
             samples=latencies[0].samples,
             coverage=latencies[0].coverage,
