@@ -403,6 +403,25 @@ def test_the_picture_shows_predicted_and_measured_latency_of_the_front(finished:
     assert low < math.log10(min(trace.x)) and math.log10(max(trace.x)) < high
 
 
+def test_times_far_from_the_predictions_are_in_sight_and_those_off_the_front_are_not(
+    finished: Done, tmp_path: Path
+) -> None:
+    shutil.copytree(finished[0] / "s", tmp_path / "s")
+    path = tmp_path / "s" / "front_latency.json"
+    value = read_json(path)
+    rows = trials_of(tmp_path)
+    off = rows[rows["measured_ms"].isna()].iloc[0]
+    for one in value["networks"]:
+        one.update({name: 10 * one[name] for name in ("median_ms", "low_ms", "high_ms")})
+    value["networks"].append({"key": off["key"], "median_ms": 1.0, "low_ms": 0.9, "high_ms": 1.1})
+    path.write_text(json.dumps(value))
+    shown = front.info(report.read(Run(tmp_path, "s")))
+    (dominated,) = [point for point in shown.points if point.trial == off["trial"]]
+    assert dominated.measured is None and "measured" not in dominated.hover
+    _, high = front.figure(shown).layout.xaxis.range
+    assert high > math.log10(max(one["high_ms"] for one in value["networks"]))
+
+
 def test_the_page_states_the_model_its_error_and_both_latencies(finished: Done) -> None:
     out, _, _ = finished
     run, model = Run(out, "s"), model_of(out)
