@@ -13,7 +13,20 @@ from rich.live import Live
 
 from nas.arch import GENES
 from nas.pareto import costs_of
-from nas.search.events import Ended, Event, Finished, GoesOn, Interrupted, Proposed, Resumed, Started, Summary
+from nas.search.events import (
+    Ended,
+    Event,
+    Finished,
+    FrontTimed,
+    GoesOn,
+    Interrupted,
+    Modelled,
+    Proposed,
+    Resumed,
+    Started,
+    Summary,
+    Timing,
+)
 from nas.terminal import console, front_table, shown, table
 from nas.units import format_count
 
@@ -49,6 +62,16 @@ class Progress:
     def show(self, event: Event) -> None:
         """The driver's `on_event`."""
         match event:
+            case Timing():
+                networks = "1 network" if event.networks == 1 else f"{event.networks} networks"
+                self._say(f"timing {networks} {event.what}, side by side")
+            case Modelled():
+                self._say(f"latency is predicted from {event.model}")
+            case FrontTimed():
+                self._say(
+                    f"measured on the front: {event.networks} on {event.conditions}; half of the predictions are "
+                    f"within {100 * event.median_error:.1f} %"
+                )
             case Started():
                 self._started = event
                 self._say(*_opening(event))
@@ -66,7 +89,7 @@ class Progress:
                 self._say("stopping after the trials under way; Ctrl-C again abandons them to their checkpoints")
             case Ended() | Resumed():
                 pass
-        if self._live is not None and not isinstance(event, Ended):
+        if self._live is not None and self._started is not None and not isinstance(event, Ended):
             self._live.update(self._picture(), refresh=True)
 
     def end(self, summary: Summary, front: pd.DataFrame, objectives: Sequence[str]) -> None:
@@ -135,7 +158,9 @@ def _line(event: Finished) -> str:
         "failed": f"failed: {event.reason}",
     }
     genes = " ".join(f"{name} {event.summary[name]}" for name in GENES)
-    costs = ", ".join(f"{format_count(event.cost[name])} {name}" for name in ("macs", "params"))
+    costs = ", ".join(
+        f"{shown(name, event.cost[name])} {name}" for name in ("macs", "params", "latency") if name in event.cost
+    )
     return (
         f"[{event.finished}/{event.trials}] trial {event.trial}: {outcomes[event.state]}, {costs}, {genes}, "
         f"{event.seconds:.1f} s"

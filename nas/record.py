@@ -4,6 +4,7 @@
     space.toml     the text of the search space
     study.db       Optuna's storage
     ledger.json    what the gate let through and turned away
+    latency.json, front_latency.json   where latency is an objective: the model that predicts it, the front's times
     trials.csv     one row per trial          front.csv    the non-dominated ones
     report.html    the page                   driver.lock  held by the one driver of the study
     trials/<n>/    spec.json, result.json, checkpoint.pt
@@ -49,6 +50,8 @@ COLUMNS: dict[str, str] = {
     "macs": "int64",
     "params": "int64",
     "activations": "int64",
+    "latency_ms": "float64",
+    "measured_ms": "float64",
     "family": "str",
     "mechanisms": "str",
     "depth": "str",
@@ -64,8 +67,12 @@ COLUMNS: dict[str, str] = {
     "reason": "str",
     "seed": "int64",
 }
-"""Column of `Run.trials` -> dtype. reference: family of a paper's network that the search was given, else empty. No
-result: accuracy, seconds, images_per_s are nan, epochs <NA>, reason empty."""
+"""Column of `Run.trials` -> dtype. No result: accuracy, seconds, images_per_s are nan, epochs <NA>, reason empty.
+
+reference is the family of a paper's network that the search was given, else empty. latency_ms is what the study's
+model predicts, nan where latency is no objective; measured_ms the median of a network that was timed on the front, nan
+for others.
+"""
 
 PACKAGES = ("torch", "optuna", "fvcore", "numpy", "pandas", "scikit-learn", "moocore", "plotly")
 
@@ -202,6 +209,28 @@ class Run:
         """The gate's ledger; `empty_ledger` before the first is written."""
         return {**empty_ledger(), **(read_json_or_none(self.path("ledger.json")) or {})}
 
+    def write_latency(self, value: Mapping[str, Any]) -> None:
+        write_json(self.path("latency.json"), value)
+
+    def read_latency(self) -> dict[str, Any] | None:
+        """The model of latencies with the networks that it was fitted to; None where there is none."""
+        return read_json_or_none(self.path("latency.json"))
+
+    def write_front_latency(self, value: Mapping[str, Any]) -> None:
+        write_json(self.path("front_latency.json"), value)
+
+    def read_front_latency(self) -> dict[str, Any] | None:
+        """How long the networks of the front took when they were timed; None before that."""
+        return read_json_or_none(self.path("front_latency.json"))
+
+    def measured_ms(self) -> dict[str, float]:
+        """Key of each network in front_latency.json -> median in milliseconds. Raises ValueError if it is damaged."""
+        value = self.read_front_latency()
+        try:
+            return {str(one["key"]): float(one["median_ms"]) for one in value["networks"]} if value else {}
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(self.path("front_latency.json"), f"{type(error).__name__}: {error}") from None
+
     def trial_folder(self, trial: int) -> Path:
         """The folder of a trial. Raises ValueError unless `trial` is a whole number of at least 0."""
         if isinstance(trial, bool) or not isinstance(trial, int) or trial < 0:
@@ -249,15 +278,17 @@ class Run:
         go, of which the last result is shown; else "failed". macs, params and activations are
         counts, accuracy is the fraction 0..1 on the validation split, seconds are those of the training.
         """
-        rows = [self._row(trial) for trial in self.trial_numbers()]
+        measured = self.measured_ms()
+        rows = [self._row(trial, measured) for trial in self.trial_numbers()]
         return pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=COLUMNS[name]) for name in COLUMNS})
 
-    def _row(self, trial: int) -> dict[str, Any]:
+    def _row(self, trial: int, measured: Mapping[str, float]) -> dict[str, Any]:
         path = self._of_trial(trial, "spec.json")
         spec = self.read_spec(trial)
         try:
             arch = Architecture.from_json(spec["arch"])
-            cost = {name: int(spec["cost"][name]) for name in COSTS}
+            cost: dict[str, Any] = {name: int(spec["cost"][name]) for name in COSTS}
+            cost["latency_ms"] = float(spec["cost"]["latency"]) if "latency" in spec["cost"] else math.nan
             known = {"key": str(spec["key"]), "seed": int(spec["seed"])}
         except KeyError as error:
             raise _damaged(path, f"it lacks the key {error}") from None
@@ -268,6 +299,7 @@ class Run:
             **cost,
             **known,
             "reference": str(spec.get("reference", "")),
+            "measured_ms": measured.get(str(known["key"]), math.nan),
             "family": arch.family,
             "mechanisms": "+".join(sorted(arch.mechanisms)),
             **arch.summary(),
@@ -307,10 +339,16 @@ def front_of(trials: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
     are all kept. Raises ValueError for an unknown objective.
     """
     complete = trials[trials["state"] == "complete"]
-    front = complete[pareto.non_dominated(pareto.losses_from(complete, objectives))]
+    values = by_objective(complete)
+    front = values[pareto.non_dominated(pareto.losses_from(values, objectives))]
     order = [*pareto.costs_of(objectives)[:1], "accuracy", "trial"]
     rising = [name != "accuracy" for name in order]
-    return front.sort_values(order, ascending=rising).reset_index(drop=True)
+    return trials.loc[front.sort_values(order, ascending=rising).index].reset_index(drop=True)
+
+
+def by_objective(trials: pd.DataFrame) -> pd.DataFrame:
+    """The same rows, each objective under its own name: a column has the unit in its name, latency_ms, too."""
+    return trials.rename(columns={"latency_ms": "latency"})
 
 
 def _csv(frame: pd.DataFrame) -> str:

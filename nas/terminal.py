@@ -73,6 +73,8 @@ def shown(name: str, value: Any) -> str:
         return format_count(int(value))
     if name.endswith("_ms"):
         return f"{value:.3f}"
+    if name == "latency":
+        return f"{value:.3f} ms"
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
@@ -114,9 +116,14 @@ def stages_table(title: str, parts: Sequence[tuple[str, Cost]]) -> Table:
 
 def front_table(front: pd.DataFrame, objectives: Sequence[str]) -> Table:
     title = f"Pareto front: {len(front)} network{'s' if len(front) != 1 else ''}"
-    columns = ["trial", "accuracy", *costs_of(objectives), "family", *GENES]
+    rows = front.rename(columns={"latency_ms": "predicted_ms"}).to_dict("records")
+    costs = [column for name in costs_of(objectives) for column in _FRONT_COLUMNS.get(name, (name,))]
     given = ["reference"] if (front["reference"] != "").any() else []
-    return table(title, front.to_dict("records"), columns + given)
+    return table(title, rows, ["trial", "accuracy", *costs, "family", *GENES, *given])
+
+
+_FRONT_COLUMNS = {"latency": ("predicted_ms", "measured_ms")}
+"""Objectives that are shown otherwise than by their own column."""
 
 
 QUANTILES = {"smallest": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "largest": 1.0}

@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,21 @@ def test_threads_are_set_and_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="fell over"):
         measure_latency(TWO, threads=before + 2, device="cpu")
     assert (seen, torch.get_num_threads()) == ([before + 1, before + 2], before)
+
+
+def test_the_networks_are_gone_when_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[weakref.ref[Network]] = []
+    left: list[bool] = []
+
+    def watched(arch: Architecture) -> Network:
+        found = build(arch)
+        built.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(latency, "build", watched)
+    monkeypatch.setitem(latency._GIVE_BACK, "cpu", lambda: left.extend(ref() is not None for ref in built))
+    measure_latency(TWO, device="cpu", repeats=6, warmup=1)
+    assert left == [False, False]
 
 
 def test_timing_disturbs_no_random_numbers() -> None:

@@ -40,6 +40,8 @@ LAYERS: dict[str, int] = {
     "executors": 3,
     # what the networks of a whole space cost
     "cost.landscape": 3,
+    # what networks take of the time, predicted
+    "cost.latency_model": 3,
     # the search and what comes out of it
     "search": 4,
     "report": 4,
@@ -57,7 +59,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "plotly": ("report",),
     "jinja2": ("report",),
     "moocore": ("pareto",),
-    "scipy": ("evidence", "search"),
+    "scipy": ("evidence", "cost.latency_model", "search"),
     "torch": ("device", "models", "cost.measure", "cost.latency", "data", "train", "executors"),
     "torchvision": ("data",),
     "PIL": ("data",),

@@ -185,8 +185,8 @@ def test_losses_negate_what_is_maximised_and_keep_the_order_of_the_objectives() 
 
 
 def test_losses_name_the_objective_that_is_wrong() -> None:
-    with pytest.raises(ValueError, match="latency"):
-        pareto.losses_from({"latency": [1]}, ["latency"])
+    with pytest.raises(ValueError, match="wattage"):
+        pareto.losses_from({"wattage": [1]}, ["wattage"])
     with pytest.raises(ValueError, match="'macs' has no recorded"):
         pareto.losses_from([{"accuracy": 0.5}], ["accuracy", "macs"])
     with pytest.raises(ValueError, match="'accuracy' must be finite, but row 1"):
@@ -202,7 +202,8 @@ def test_losses_name_the_objective_that_is_wrong() -> None:
 
 def test_costs_are_the_minimised_objectives() -> None:
     assert pareto.costs_of(["params", "accuracy", "macs"]) == ("params", "macs")
-    assert list(pareto.DIRECTIONS) == ["accuracy", "macs", "params", "activations"]
+    assert list(pareto.DIRECTIONS) == ["accuracy", "macs", "params", "activations", "latency"]
+    assert pareto.COSTS == ("macs", "params", "activations")
 
 
 def test_import_brings_neither_torch_nor_moocore() -> None:

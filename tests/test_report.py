@@ -444,7 +444,7 @@ def test_the_same_record_gives_the_same_page(tmp_path: Path) -> None:
         (None, r"run\.json is missing"),
         ({}, "under the key 'config'"),
         ({"config": {}}, r"config\.objectives"),
-        ({"config": {"objectives": ["accuracy", "latency"]}}, "latency"),
+        ({"config": {"objectives": ["accuracy", "wattage"]}}, "wattage"),
     ],
 )
 def test_a_record_that_cannot_be_drawn_is_named(tmp_path: Path, value: dict[str, Any] | None, words: str) -> None:

@@ -17,7 +17,7 @@ from scored_search import SECONDS, accuracy, keys_of, search, settings, study_of
 from nas.arch import Architecture
 from nas.cost.formula import cost
 from nas.executors import Result, Spec
-from nas.pareto import DIRECTIONS
+from nas.pareto import COSTS, DIRECTIONS
 from nas.record import Run, read_json
 from nas.search import Event, Finished, Proposed, SearchConfig, Started, run_search
 from nas.search.gate import Gate
@@ -149,10 +149,10 @@ def test_a_proposal_depends_on_the_attempt_not_on_the_attempts_before(finished: 
 
 @pytest.mark.parametrize("sampler", ["tpe", "local", "nsga2"])
 def test_four_objectives(sampler: str, tmp_path: Path) -> None:
-    objectives = tuple(DIRECTIONS)
+    objectives = ("accuracy", *COSTS)
     search(tmp_path, sampler=sampler, trials=12, objectives=objectives)
     study, trials = study_of(tmp_path), trials_of(tmp_path)
-    assert [direction.name.lower() for direction in study.directions] == list(DIRECTIONS.values())
+    assert [direction.name.lower() for direction in study.directions] == [DIRECTIONS[name] for name in objectives]
     assert [trial.values for trial in study.trials] == trials[list(objectives)].to_numpy().tolist()
     assert (tmp_path / "s" / "front.csv").is_file()
 
@@ -257,7 +257,18 @@ def test_the_study_is_kept_in_a_write_ahead_log(tmp_path: Path) -> None:
         ({"objectives": ("macs", "params")}, "the objectives must be accuracy and one to three of macs, params, activ"),
         ({"objectives": ("accuracy",)}, "the objectives must be accuracy and one to three of"),
         ({"objectives": ("accuracy", "macs", "macs")}, "the objectives must be accuracy and one to three of"),
-        ({"objectives": ("accuracy", "latency")}, "the objectives must be accuracy and one to three of"),
+        ({"objectives": ("accuracy", "wattage")}, "the objectives must be accuracy and one to three of"),
+        ({"objectives": tuple(DIRECTIONS)}, "one to three of macs, params, activations, latency, each once"),
+        ({"objectives": ("accuracy", "latency", "latency")}, "one to three of macs, params, activations, latency, eac"),
+        (
+            {"latency_threads": 2},
+            "search latency_threads = 2: it says how latency is timed, which is none of the objec",
+        ),
+        (
+            {"objectives": ("accuracy", "latency"), "latency_batch_size": 0},
+            "search latency_batch_size = 0: input shoul",
+        ),
+        ({"objectives": ("accuracy", "latency"), "latency_precision": "int8"}, "search latency_precision = 'int8': "),
         ({"max_macs": "40 MB"}, "search max_macs = '40 MB': a count must be a whole number of at least 1"),
         ({"study": "../up"}, "search study = '../up': string should match pattern"),
         ({"workers": 0}, "search workers = 0: input should be greater than or equal to 1"),

@@ -28,6 +28,7 @@ def front(
     nas front results/digits --max-macs 500k
     nas front results/digits --knee
     """
+    from nas.cost.latency_model import LatencyModel
     from nas.export.pick import objectives_of, pick, under
 
     found = run_at(run)
@@ -35,7 +36,11 @@ def front(
     rows = under(found.front(objectives), caps_of(max_macs, max_params))
     if knee:
         rows = rows[rows["trial"] == pick(rows, objectives, knee=True)]
-    terminal.console().print(terminal.front_table(rows, objectives))
+    screen = terminal.console()
+    screen.print(terminal.front_table(rows, objectives))
+    model = LatencyModel.recorded(found)
+    if model is not None:
+        screen.print(f"latency is predicted from {model}", highlight=False, soft_wrap=True)
 
 
 def report(run: StudyFolder) -> None:

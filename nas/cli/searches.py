@@ -30,7 +30,13 @@ def search(
         bool | None, typer.Option(help="Stop what promises little at 1/16 and 1/4 of the budget. [--halving]")
     ] = None,
     objectives: Annotated[
-        str | None, typer.Option(help="accuracy and one to three of macs, params, activations. [accuracy,macs]")
+        str | None,
+        typer.Option(help="accuracy and one to three of macs, params, activations, latency. [accuracy,macs]"),
+    ] = None,
+    latency_batch_size: Annotated[int | None, typer.Option(help="Images a pass whose time is the latency. [1]")] = None,
+    latency_threads: Annotated[int | None, typer.Option(help="CPU threads of that pass. [1]")] = None,
+    latency_precision: Annotated[
+        str | None, typer.Option(help="fp32, bf16, fp16 or auto, of that pass. [fp32]")
     ] = None,
     max_macs: MaxMacs = None,
     max_params: MaxParams = None,
@@ -66,6 +72,7 @@ def search(
     nas search --space cifar --data cifar10.npz --trials 200 --epochs 3 --max-macs 20M
     nas search --workers 4 --trial-timeout 600
     nas search --space my_space.toml --data photos/ --objectives accuracy,macs,params
+    nas search --objectives accuracy,latency --latency-batch-size 8
     nas search --config my_search.toml --seed 1 --study second-seed
     """
     from nas.machine import keep_freed_memory
@@ -83,6 +90,9 @@ def search(
         "steps": steps,
         "halving": halving,
         "objectives": objectives,
+        "latency_batch_size": latency_batch_size,
+        "latency_threads": latency_threads,
+        "latency_precision": latency_precision,
         "max_macs": max_macs,
         "max_params": max_params,
         "min_accuracy": min_accuracy,

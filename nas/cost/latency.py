@@ -40,6 +40,12 @@ _WAIT: dict[str, Callable[[torch.device], None]] = {
     "mps": lambda _: torch.mps.synchronize(),
 }
 """Device type -> wait until all that was sent to it is done."""
+_GIVE_BACK: dict[str, Callable[[], None]] = {
+    "cpu": lambda: None,
+    "cuda": torch.cuda.empty_cache,
+    "mps": torch.mps.empty_cache,
+}
+"""Device type -> let other processes have the memory that the networks took: workers may share the device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +111,8 @@ def measure_latency(
     runs = [_run(arch, side, batch_size, found, where, seed) for arch, side in networks.values()]
     with _threads(threads), torch.inference_mode():
         timed = interleaved(runs, repeats=repeats, warmup=warmup, seed=seed, clock=_clock(where))
+    del runs
+    _GIVE_BACK[where.type]()
     latencies = []
     for name, one in zip(networks, timed, strict=True):
         middle = median([1000 * seconds for seconds in one.seconds])

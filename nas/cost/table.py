@@ -1,14 +1,14 @@
 """The formula for whole tables: a million genotypes are priced in seconds, without building a network for each.
 
 Costs add up over stem, stages and classifier. So each different stage of the table is priced once, by
-`nas.cost.formula`, and numpy adds: exact by construction.
+`nas.cost.formula`, and numpy adds: exact by construction. Whatever else adds up that way is counted alike (`Counting`).
 
-Shapes in names: N networks, G genes, 3 the costs in the order of `COSTS`.
+Shapes in names: N networks, G genes, C the counts, by default the three costs in the order of `COSTS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from itertools import accumulate
 from typing import NamedTuple
@@ -26,9 +26,24 @@ COSTS = tuple(field.name for field in fields(Cost))
 Counts = NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Counting:
+    """What is counted: names (C), the first of them `COSTS`.
+
+    by_part: network and side of its image (pixels) -> the counts (C) of its stem, of each stage, of its classifier.
+    """
+
+    names: tuple[str, ...]
+    by_part: Callable[[Architecture, int], Sequence[Sequence[int]]]
+
+
+EXACT = Counting(COSTS, lambda arch, side: [astuple(cost) for _, cost in cost_by_stage(arch, side)])
+"""The costs and nothing else."""
+
+
 @dataclass(frozen=True, eq=False)
 class Prices:
-    """Exact costs (N, 3) of N genotypes. Where `valid` (N) is False, one names no network and its costs are 0.
+    """Exact costs (N, C) of N genotypes. Where `valid` (N) is False, one names no network and its costs are 0.
 
     acting (N, G): which genes act in the network; the others may have any code.
     """
@@ -43,7 +58,7 @@ class Prices:
 
 
 def column(costs: Counts, name: str) -> Counts:
-    """One cost (N) of a table of costs (N, 3), by its name."""
+    """One cost (N) of a table of costs (N, C), by its name."""
     found: Counts = costs[:, COSTS.index(name)]
     return found
 
@@ -56,10 +71,11 @@ class Read(NamedTuple):
 
 
 class PartPrices:
-    """Costs (3) of the parts of a space's networks; each different stage is read and priced once, then remembered."""
+    """Costs (C) of the parts of a space's networks; each different stage is read and priced once, then remembered."""
 
-    def __init__(self, space: SearchSpace) -> None:
+    def __init__(self, space: SearchSpace, counting: Counting = EXACT) -> None:
         self.space = space
+        self.counting = counting
         self._stages: dict[tuple[Header, int, int, Stage], Counts] = {}
         self._sides: dict[Stem, tuple[int, ...]] = {}
         self._read: dict[tuple[int, int, tuple[int, ...]], Read] = {}
@@ -90,7 +106,7 @@ class PartPrices:
     def stage(self, header: Header, index: int, in_channels: int, stage: Stage | None) -> Counts:
         """Of stage `index` (from 0), which takes `in_channels` channels; nothing for no stage."""
         if stage is None:
-            return np.zeros(len(COSTS), np.int64)
+            return np.zeros(len(self.counting.names), np.int64)
         known = (header, index, in_channels, stage)
         if known not in self._stages:
             plain = Stem(kind="conv3x3", channels=(in_channels,), strides=(1,))
@@ -113,7 +129,7 @@ class PartPrices:
             stride_in=self.space.fixed.stride_in,
             shortcut=header.shortcut,
         )
-        return tuple(np.array(astuple(cost)) for _, cost in cost_by_stage(arch, side))
+        return tuple(np.array(counts) for counts in self.counting.by_part(arch, side))
 
     def _side(self, stem: Stem, index: int) -> int:
         """Side of the map that stage `index` takes."""
@@ -138,19 +154,20 @@ def price(space: SearchSpace, codes: Counts, parts: PartPrices | None = None) ->
     """
     columns = _columns(space, codes)
     parts = parts or PartPrices(space)
+    counts = len(parts.counting.names)
     headers, header = _headers(space, columns, len(codes))
     acting = {gene.name: np.full(len(codes), gene in space.header_genes()) for gene in space.genes}
-    costs = _gathered([parts.stem(one) for one in headers], header)
+    costs = _gathered([parts.stem(one) for one in headers], header, counts)
     width = np.array([one.stem.channels[-1] for one in headers], np.int64)[header]
     for index in range(space.stages):
         stages, stage = _stages(parts, columns, index, width, acting)
         firsts, row = _distinct([header, width, stage])
         costs += _gathered(
-            [parts.stage(headers[header[i]], index, int(width[i]), stages[stage[i]]) for i in firsts], row
+            [parts.stage(headers[header[i]], index, int(width[i]), stages[stage[i]]) for i in firsts], row, counts
         )
         width = np.array([one.out_channels if one else 0 for one in stages], np.int64)[stage]
     firsts, row = _distinct([width])
-    costs += _gathered([parts.classifier(headers[0], max(int(width[first]), 1)) for first in firsts], row)
+    costs += _gathered([parts.classifier(headers[0], max(int(width[first]), 1)) for first in firsts], row, counts)
     valid = width > 0
     acted = np.stack(list(acting.values()), axis=1) if acting else np.zeros((len(codes), 0), np.bool_)
     return Prices(costs * valid[:, None], valid, acted)
@@ -228,6 +245,6 @@ def _distinct(columns: Sequence[Counts]) -> tuple[list[int], Counts]:
     return row_of[found].tolist(), place_of[code]
 
 
-def _gathered(costs: Sequence[Counts], rows: Counts) -> Counts:
-    """Row i of the result is costs[rows[i]]."""
-    return np.array(costs, np.int64).reshape(-1, len(COSTS))[rows]
+def _gathered(costs: Sequence[Counts], rows: Counts, counts: int) -> Counts:
+    """Row i of the result is costs[rows[i]], of so many `counts`."""
+    return np.array(costs, np.int64).reshape(-1, counts)[rows]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.arch import Architecture
+from nas.pareto import COSTS
 from nas.record import Run, read_json, write_json
 from nas.zoo import PUBLISHED, Published
 
@@ -32,7 +33,8 @@ def network_config(run: Run, trial: int) -> dict[str, Any]:
         "architecture": arch.to_json(),
         "family": arch.family,
         "input_size": settings["space"]["fixed"]["input_size"],
-        "cost": spec["cost"],
+        "cost": {name: spec["cost"][name] for name in COSTS},
+        "latency": _latency(run, spec),
         "accuracy": {
             "value": result["accuracy"],
             "measured": "validation split, one training",
@@ -48,6 +50,19 @@ def network_config(run: Run, trial: int) -> dict[str, Any]:
             "sampler": settings["config"]["sampler"],
         },
         "environment": settings["environment"],
+    }
+
+
+def _latency(run: Run, spec: Mapping[str, Any]) -> dict[str, Any] | None:
+    """As predicted and, for a network that was timed on the front, measured; None where latency was no objective."""
+    model, front = run.read_latency(), run.read_front_latency()
+    if "latency" not in spec["cost"] or model is None:
+        return None
+    return {
+        "predicted_ms": spec["cost"]["latency"],
+        "predicted_on": model["conditions"],
+        "measured_ms": run.measured_ms().get(spec["key"]),
+        "measured_on": front and front["conditions"],
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from nas import pareto
-from nas.record import Run
+from nas.record import Run, by_objective
 from nas.units import format_count
 
 
@@ -36,6 +36,7 @@ def pick(rows: pd.DataFrame, objectives: Sequence[str], *, knee: bool = False) -
     """
     if rows.empty:
         raise ValueError("no finished network to pick from: run the search first")
+    rows = by_objective(rows)
     if knee:
         return int(rows["trial"].iloc[pareto.knee(pareto.losses_from(rows, objectives, log_costs=True))])
     best = rows[rows["accuracy"] == rows["accuracy"].max()]

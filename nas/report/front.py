@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from nas import pareto
 from nas.arch import GENES
+from nas.cost.latency_model import Measured
 from nas.report.recorded import Recorded
 from nas.report.style import (
     ACCENT,
@@ -25,16 +26,22 @@ from nas.report.style import (
     family_style,
     finish,
     log_axis,
+    milliseconds,
     seconds,
     words,
 )
 
 NOTHING = "No trial has finished yet, so there is no front to draw."
+AXES = {"latency": "latency in ms"}
+"""Titles of axes that are more than the cost's name."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One trained network; accuracy in percent, costs as counts; hover is escaped for plotly."""
+    """One trained network; accuracy in percent, costs as counts, latency as predicted; hover is escaped for plotly.
+
+    measured: how long it took, where it was timed on the front and latency is an objective.
+    """
 
     trial: int
     accuracy: float
@@ -42,6 +49,7 @@ class Point:
     family: str
     on_front: bool
     hover: str
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True)
@@ -74,31 +82,37 @@ def info(recorded: Recorded) -> FrontInfo:
     panel for each cost objective."""
     complete = recorded.complete
     on_front = set(recorded.front["trial"])
-    points = tuple(
-        _point(row, recorded.costs, on_front=row["trial"] in on_front) for row in complete.to_dict("records")
-    )
-    stopped = tuple(_point(row, recorded.costs, on_front=False) for row in recorded.stopped.to_dict("records"))
+    points = tuple(_point(row, recorded, on_front=row["trial"] in on_front) for row in complete.to_dict("records"))
+    stopped = tuple(_point(row, recorded, on_front=False) for row in recorded.stopped.to_dict("records"))
     panels = tuple(Panel(cost, _stairs(points, cost), recorded.caps.get(cost)) for cost in recorded.costs)
     given = frozenset(complete.loc[complete["reference"] != "", "trial"].tolist())
     message = "" if points else NOTHING
     return FrontInfo(points, stopped, given, panels, recorded.knee, message, _caption(recorded, len(on_front)))
 
 
-def _point(row: dict[Any, Any], costs: tuple[str, ...], *, on_front: bool) -> Point:
+def _point(row: dict[Any, Any], recorded: Recorded, *, on_front: bool) -> Point:
+    times = recorded.front_times
+    measured = times.networks.get(str(row["key"])) if times is not None and on_front else None
     return Point(
         trial=int(row["trial"]),
         accuracy=100 * float(row["accuracy"]),
-        costs={cost: float(row[cost]) for cost in costs},
+        costs={cost: float(row[cost]) for cost in recorded.costs},
         family=str(row["family"]),
         on_front=on_front,
-        hover=_hover(row),
+        hover=_hover(row, measured),
+        measured=measured,
     )
 
 
-def _hover(row: dict[Any, Any]) -> str:
+def _hover(row: dict[Any, Any], measured: Measured | None) -> str:
     lines = [f"<b>trial {row['trial']}</b> · {escaped(row['family'])} ({escaped(row['mechanisms'])})"]
     lines.append(f"accuracy {amount('accuracy', row['accuracy'])} · trained {seconds(row['seconds'])}")
     lines.append(" · ".join(f"{LABELS[name]} {count(row[name])}" for name in pareto.COSTS))
+    if row["latency"] == row["latency"]:
+        lines.append(f"latency predicted {milliseconds(row['latency'])}")
+    if measured is not None:
+        interval = f"{milliseconds(measured.low_ms)} to {milliseconds(measured.high_ms)}"
+        lines.append(f"latency measured {milliseconds(measured.median_ms)} ({interval})")
     lines.extend(f"{gene} {escaped(row[gene])}" for gene in GENES)
     return "<br>".join(lines)
 
@@ -144,7 +158,21 @@ def _caption(recorded: Recorded, size: int) -> str:
         text += (
             " The front belongs to all objectives together, so some of its networks lie below a single panel's line."
         )
-    return text
+    return text + _on_latency(recorded)
+
+
+def _on_latency(recorded: Recorded) -> str:
+    """What a latency in the picture is worth, where it is an objective."""
+    if recorded.latency is None:
+        return ""
+    text = f" Latency is predicted, from {recorded.latency}."
+    times = recorded.front_times
+    if times is None:
+        return f"{text} The front's networks have not been timed yet."
+    return (
+        f"{text} Open circles with bars: the front's networks as measured afterwards on {times.conditions}, medians "
+        f"with {100 * times.coverage:.1f} % intervals."
+    )
 
 
 def figure(info: FrontInfo) -> go.Figure:
@@ -184,7 +212,33 @@ def _traces(info: FrontInfo, panel: Panel, *, legend: bool) -> list[go.Scatter]:
         traces.append(_markers(given, panel.cost, "the papers' networks", marker, legend, hover=False))
     knee = [point for point in info.points if point.trial == info.knee]
     ring = {"color": "rgba(0,0,0,0)", "size": 19, "line": {"color": ACCENT, "width": 2}}
-    return [*traces, _markers(knee, panel.cost, "knee", ring, legend, hover=False)]
+    traces.append(_markers(knee, panel.cost, "knee", ring, legend, hover=False))
+    return [*traces, *_measured_traces(front)] if panel.cost == "latency" else traces
+
+
+def _measured_traces(front: list[Point]) -> list[go.Scatter]:
+    """The latencies of the front as measured, with their intervals; none before it was timed."""
+    pairs = [(point, point.measured) for point in front if point.measured is not None]
+    if not pairs:
+        return []
+    return [
+        go.Scatter(
+            x=[measured.median_ms for _, measured in pairs],
+            y=[point.accuracy for point, _ in pairs],
+            error_x={
+                "type": "data",
+                "array": [measured.high_ms - measured.median_ms for _, measured in pairs],
+                "arrayminus": [measured.median_ms - measured.low_ms for _, measured in pairs],
+                "color": INK,
+                "thickness": 1,
+            },
+            mode="markers",
+            marker={"color": INK, "symbol": "circle-open", "size": 7},
+            name="measured",
+            hovertext=[point.hover for point, _ in pairs],
+            hoverinfo="text",
+        )
+    ]
 
 
 def _stairs_trace(info: FrontInfo, panel: Panel) -> go.Scatter:
@@ -219,8 +273,10 @@ def _markers(
 
 
 def _add_axis(drawn: go.Figure, info: FrontInfo, panel: Panel, column: int) -> None:
-    label = LABELS[panel.cost]
+    label = AXES.get(panel.cost, LABELS[panel.cost])
     ends = [point.costs[panel.cost] for point in (*info.points, *info.stopped)] + ([panel.cap] if panel.cap else [])
+    if panel.cost == "latency":
+        ends += [end for point in info.points if (one := point.measured) for end in (one.low_ms, one.high_ms)]
     drawn.update_xaxes(title_text=f"{label} (log scale)", row=1, col=column, **log_axis(ends))
     if panel.cap:
         axis = "" if column == 1 else str(column)

@@ -9,7 +9,17 @@ from typing import Any
 import pandas as pd
 
 from nas import pareto
-from nas.record import Run, front_of
+from nas.cost.latency_model import Conditions, LatencyModel, Measured
+from nas.record import Run, by_objective, front_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontTimes:
+    """How long the networks of the front took: key -> median and interval of `coverage`, under `conditions`."""
+
+    conditions: Conditions
+    coverage: float
+    networks: Mapping[str, Measured]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -18,7 +28,8 @@ class Recorded:
 
     trials: the frame of `Run.trials`. genotypes: trial -> gene -> value. curves: trained network -> mean training loss
     of each epoch (None where it was not finite). first_rungs: trained network -> accuracy after its shortest budget.
-    settings: run.json without its config. space: the TOML text or "".
+    settings: run.json without its config. space: the TOML text or "". latency: the model that predicts it, where it is
+    an objective; front_times: None before the front was timed.
     """
 
     study: str
@@ -32,27 +43,31 @@ class Recorded:
     genotypes: Mapping[int, Mapping[str, Any]]
     curves: Mapping[int, Sequence[float | None]]
     first_rungs: Mapping[int, float]
+    latency: LatencyModel | None = None
+    front_times: FrontTimes | None = None
 
     @property
     def complete(self) -> pd.DataFrame:
-        return self.trials[self.trials["state"] == "complete"].reset_index(drop=True)
+        """The finished trials, each objective in the column of its name."""
+        return by_objective(self.trials[self.trials["state"] == "complete"]).reset_index(drop=True)
 
     @property
     def stopped(self) -> pd.DataFrame:
         """The trials that stopped at a rung, with its accuracy."""
-        return self.trials[self.trials["state"] == "stopped"].reset_index(drop=True)
+        return by_objective(self.trials[self.trials["state"] == "stopped"]).reset_index(drop=True)
 
     @property
     def comparable(self) -> pd.DataFrame:
         """Trials by accuracies of one budget: those in full or, where some stopped early, all after the first rung."""
         if self.stopped.empty:
             return self.complete
-        rows = self.trials[self.trials["trial"].isin(list(self.first_rungs))]
+        rows = by_objective(self.trials[self.trials["trial"].isin(list(self.first_rungs))])
         return rows.assign(accuracy=rows["trial"].map(self.first_rungs)).reset_index(drop=True)
 
     @property
     def front(self) -> pd.DataFrame:
-        return front_of(self.trials, self.objectives)
+        """Those that none dominates, in the same columns."""
+        return by_objective(front_of(self.trials, self.objectives))
 
     @property
     def costs(self) -> tuple[str, ...]:
@@ -97,4 +112,20 @@ def read(run: Run) -> Recorded:
         first_rungs={
             trial: result["evaluations"][0][1] for trial, result in results.items() if result.get("evaluations")
         },
+        latency=LatencyModel.recorded(run) if "latency" in objectives else None,
+        front_times=_front_times(run) if "latency" in objectives else None,
     )
+
+
+def _front_times(run: Run) -> FrontTimes | None:
+    value = run.read_front_latency()
+    if value is None:
+        return None
+    try:
+        networks = [Measured(**one) for one in value["networks"]]
+        conditions = Conditions(**value["conditions"])
+        return FrontTimes(
+            conditions=conditions, coverage=float(value["coverage"]), networks={one.key: one for one in networks}
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{run.path('front_latency.json')} is damaged ({error}): delete it and search on") from None

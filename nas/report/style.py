@@ -37,7 +37,13 @@ PLOTLY: dict[str, Any] = {
     "showSendToCloud": False,
 }
 
-LABELS = {"accuracy": "accuracy", "macs": "MACs", "params": "parameters", "activations": "activations"}
+LABELS = {
+    "accuracy": "accuracy",
+    "macs": "MACs",
+    "params": "parameters",
+    "activations": "activations",
+    "latency": "latency",
+}
 SPACE = "\u00a0"
 
 
@@ -68,9 +74,14 @@ def seconds(value: float) -> str:
     return format_seconds(value).replace(" ", SPACE)
 
 
+def milliseconds(value: float) -> str:
+    """Four digits, as in 3.214 ms; a dash if there is none."""
+    return f"{value:.4g}{SPACE}ms" if math.isfinite(value) else "–"
+
+
 def amount(name: str, value: float) -> str:
-    """The value of an objective with its unit: accuracy in percent, costs as counts."""
-    return percent(value) if name == "accuracy" else count(value)
+    """The value of an objective with its unit: accuracy in percent, latency in milliseconds, costs as counts."""
+    return {"accuracy": percent, "latency": milliseconds}.get(name, count)(value)
 
 
 def log_axis(values: Sequence[float]) -> dict[str, Any]:

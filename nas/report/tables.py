@@ -10,7 +10,7 @@ from typing import Any
 from nas.arch import GENES
 from nas.pareto import COSTS
 from nas.report.recorded import Recorded
-from nas.report.style import LABELS, amount, count, percent, seconds
+from nas.report.style import LABELS, amount, count, milliseconds, percent, seconds
 
 LONGEST = 300
 """Characters of a cell; longer ones are cut."""
@@ -43,14 +43,17 @@ def summary(recorded: Recorded) -> tuple[tuple[str, str], ...]:
 
 
 def front(recorded: Recorded) -> Table:
-    """The front, cheapest first: accuracy, all costs, genes."""
-    headers = [("trial", True), ("accuracy", True), *((LABELS[name], True) for name in COSTS), ("family", False)]
-    headers += [*((gene, False) for gene in GENES), ("trained", True)]
+    """The front, cheapest first: accuracy, all costs, latency as predicted and measured if it is one, genes."""
+    timed = "latency" in recorded.objectives
+    headers = [("trial", True), ("accuracy", True), *((LABELS[name], True) for name in COSTS)]
+    headers += [("latency predicted", True), ("measured (interval)", True)] if timed else []
+    headers += [("family", False), *((gene, False) for gene in GENES), ("trained", True)]
     knee = recorded.knee
     rows = tuple(
         (
             f"{row['trial']}{' (knee)' if row['trial'] == knee else ''}",
             *(amount(name, row[name]) for name in ("accuracy", *COSTS)),
+            *((milliseconds(row["latency"]), _measured(recorded, str(row["key"]))) if timed else ()),
             str(row["family"]),
             *(str(row[gene]) for gene in GENES),
             seconds(row["seconds"]),
@@ -58,6 +61,28 @@ def front(recorded: Recorded) -> Table:
         for row in recorded.front.to_dict("records")
     )
     return Table(tuple(headers), rows)
+
+
+def _measured(recorded: Recorded, key: str) -> str:
+    """The median and its interval; a dash for a network that has not been timed."""
+    found = recorded.front_times.networks.get(key) if recorded.front_times is not None else None
+    if found is None:
+        return "–"
+    return f"{milliseconds(found.median_ms)} ({found.low_ms:.4g} to {found.high_ms:.4g})"
+
+
+def latency(recorded: Recorded) -> Table:
+    """How latencies are predicted and how well; no rows where latency is no objective."""
+    model = recorded.latency
+    if model is None:
+        return Table((), ())
+    rows = [
+        ("model", str(model)),
+        ("terms", model.form),
+        *((f"ms for each of {name}", f"{value:.3g}") for name, value in model.coefficients_ms.items() if value),
+        ("intervals", f"{100 * model.coverage:.1f} % of the median of {model.samples} samples, seed {model.seed}"),
+    ]
+    return Table((("latency", False), ("value", False)), tuple(rows))
 
 
 def settings(recorded: Recorded) -> Table:

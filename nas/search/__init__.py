@@ -2,19 +2,35 @@
 
 from nas.search.config import SearchConfig
 from nas.search.driver import SearchStopped, run_search
-from nas.search.events import Ended, Event, Finished, GoesOn, Interrupted, Proposed, Resumed, Started, Summary
+from nas.search.events import (
+    Ended,
+    Event,
+    Finished,
+    FrontTimed,
+    GoesOn,
+    Interrupted,
+    Modelled,
+    Proposed,
+    Resumed,
+    Started,
+    Summary,
+    Timing,
+)
 
 __all__ = [
     "Ended",
     "Event",
     "Finished",
+    "FrontTimed",
     "GoesOn",
     "Interrupted",
+    "Modelled",
     "Proposed",
     "Resumed",
     "SearchConfig",
     "SearchStopped",
     "Started",
     "Summary",
+    "Timing",
     "run_search",
 ]

@@ -38,7 +38,13 @@ class SearchConfig(BaseModel):
     halving: bool = True
     """Stop networks of little promise at a sixteenth and a quarter of the budget; False trains all of them in full."""
     objectives: tuple[str, ...] = ("accuracy", "macs")
-    """Accuracy and one to three of macs, params, activations."""
+    """Accuracy and one to three of macs, params, activations, latency."""
+    latency_batch_size: int | None = Field(None, ge=1)
+    """Images a pass whose time is the latency; None: 1."""
+    latency_threads: int | None = Field(None, ge=1)
+    """CPU threads of that pass; None: 1."""
+    latency_precision: Precision | None = None
+    """Arithmetic of that pass; None: fp32."""
     min_accuracy: float | None = Field(None, ge=0, lt=1)
     """Networks less accurate than this are of no interest (ehvi); None: what most of the space's networks exceed."""
     max_macs: Count | None = None
@@ -76,8 +82,17 @@ class SearchConfig(BaseModel):
     @classmethod
     def _objectives(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         unknown = [name for name in value if name not in DIRECTIONS]
-        if unknown or "accuracy" not in value or len(value) < 2 or len(set(value)) < len(value):
-            raise ValueError(f"the objectives must be accuracy and one to three of {', '.join(COSTS)}, each once")
+        if unknown or "accuracy" not in value or not 2 <= len(value) <= 4 or len(set(value)) < len(value):
+            costs = ", ".join((*COSTS, "latency"))
+            raise ValueError(f"the objectives must be accuracy and one to three of {costs}, each once")
+        return value
+
+    @field_validator("latency_batch_size", "latency_threads", "latency_precision")
+    @classmethod
+    def _of_latency(cls, value: Any, info: ValidationInfo) -> Any:
+        objectives = info.data.get("objectives", ("latency",))
+        if value is not None and "latency" not in objectives:
+            raise ValueError(f"it says how latency is timed, which is none of the objectives {', '.join(objectives)}")
         return value
 
     @field_validator("sampler")
@@ -93,6 +108,17 @@ class SearchConfig(BaseModel):
         if value is not None and "epochs" in info.data and info.data["epochs"] != cls.model_fields["epochs"].default:
             raise ValueError(f"a budget is given in epochs or in steps, but epochs is {info.data['epochs']} as well")
         return value
+
+    @property
+    def timing(self) -> dict[str, Any] | None:
+        """How latency is timed, as `nas.cost.latency.measure_latency` takes it; None where it is no objective."""
+        if "latency" not in self.objectives:
+            return None
+        return {
+            "batch_size": self.latency_batch_size or 1,
+            "threads": self.latency_threads or 1,
+            "precision": self.latency_precision or "fp32",
+        }
 
     @property
     def budget(self) -> dict[str, int]:

@@ -24,6 +24,7 @@ from optuna.trial import TrialState
 from nas import record
 from nas.arch import Architecture
 from nas.cost.landscape import Landscape
+from nas.cost.latency import measure_latency
 from nas.data import ImageData, load
 from nas.executors import Executor, Result, Spec
 from nas.executors.inline import InlineExecutor
@@ -35,6 +36,7 @@ from nas.search.events import Ended, Event, Finished, GoesOn, Interrupted, Propo
 from nas.search.gate import REJECTIONS, Candidate, Gate, Ledger, Unseen
 from nas.search.halving import LEAST_STEPS, Halving, Shown, rungs
 from nas.search.known import known
+from nas.search.latency import LatencyObjective, Stopwatch, Timer, latency_objective
 from nas.search.references import references
 from nas.search.samplers import Proposer, Setting, Shared, derived_seed, shared
 from nas.search.storage import Row, Store
@@ -64,11 +66,13 @@ def run_search(
     *,
     executor: Executor | None = None,
     on_event: Callable[[Event], None] = lambda _: None,
+    timer: Timer = measure_latency,
 ) -> Summary:
     """Run or resume the search of `config` until its number of trials have finished.
 
     executor: where trainings run, left open for the caller to close; None trains in this process, or in
-    `config.workers` spawned ones where several or a time limit are asked for.
+    `config.workers` spawned ones where several or a time limit are asked for. timer: times networks in this process
+    where latency is an objective.
     Ctrl-C once finishes the trials under way, twice abandons them to their checkpoints; both return a summary.
     Raises ValueError, before any training, for settings, data or caps that cannot be met and for a study that was
     started with other settings; SearchStopped when all trials fail for one reason.
@@ -76,11 +80,12 @@ def run_search(
     plan = _plan(config)
     with _quiet_optuna(), record.driver_lock(plan.run):
         _enter(plan)
+        latency = _latency(plan, timer, on_event)
         directions = [DIRECTIONS[name] for name in config.objectives]
         store = Store(plan.run.study_db, config.study, plan.space.genes, directions)
         try:
             with _executor(executor, config) as running:
-                return _Search(plan, store, running, on_event).run()
+                return _Search(plan, store, running, on_event, latency).run()
         finally:
             store.close()
 
@@ -155,10 +160,23 @@ def _budgets(config: SearchConfig, data: ImageData, recipe: Recipe) -> tuple[dic
     return tuple({unit: rung} for rung in rungs(budget, math.ceil(LEAST_STEPS / steps)))
 
 
+def _latency(plan: _Plan, timer: Timer, on_event: Callable[[Event], None]) -> LatencyObjective | None:
+    if plan.config.timing is None:
+        return None
+    watch = Stopwatch(plan.space, plan.config.device, plan.config.timing, timer)
+    return latency_objective(plan.run, watch, plan.caps, plan.anchor, plan.config.seed, on_event)
+
+
 # ---- run.json ----------------------------------------------------------------------------------------------------
 
 _FREE = ("study", "space", "data", "trials", "device", "workers", "trial_timeout_s", "out")
 """Settings that may differ when a search goes on; the space and the data are compared by content."""
+
+_RESOLVED = {
+    *("max_macs", "max_params", "precision", "halving"),
+    *("latency_batch_size", "latency_threads", "latency_precision"),
+}
+"""Settings in whose place what follows from them is recorded."""
 
 
 def _enter(plan: _Plan) -> None:
@@ -184,12 +202,18 @@ def _enter(plan: _Plan) -> None:
 
 
 def _describe(plan: _Plan) -> dict[str, Any]:
-    settings = plan.config.model_dump(mode="json", exclude={"max_macs", "max_params", "precision", "halving"})
+    settings = plan.config.model_dump(mode="json", exclude=_RESOLVED)
     data = plan.data
     value = {
         "format": FORMAT,
         "created": record.now(),
-        "config": {**settings, "rungs": plan.rungs, "caps": plan.caps, "recipe": plan.recipe},
+        "config": {
+            **settings,
+            "latency": plan.config.timing,
+            "rungs": plan.rungs,
+            "caps": plan.caps,
+            "recipe": plan.recipe,
+        },
         "space": plan.space.to_json(),
         "data": {
             "name": data.name,
@@ -244,7 +268,14 @@ class _Pick:
 
 
 class _Search:
-    def __init__(self, plan: _Plan, store: Store, executor: Executor, on_event: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        plan: _Plan,
+        store: Store,
+        executor: Executor,
+        on_event: Callable[[Event], None],
+        latency: LatencyObjective | None,
+    ) -> None:
         self._plan = plan
         self._config = plan.config
         self._run = plan.run
@@ -253,7 +284,8 @@ class _Search:
         self._on_event = on_event
         self._rows = store.rows
         self._seen = {row.key for row in self._rows}
-        self._gate = Gate(plan.space, plan.caps, self._seen)
+        self._latency = latency
+        self._gate = Gate(plan.space, plan.caps, self._seen, latency.model if latency is not None else None)
         self._unseen = Unseen(self._gate, plan.config.seed)
         self._references = references(self._gate) if plan.config.seed_with == "zoo" else []
         self._halving = Halving(len(plan.budgets), accuracy_floor=plan.config.min_accuracy)
@@ -275,6 +307,7 @@ class _Search:
             self._recover()
             with _on_interrupt(self._interrupt), contextlib.suppress(KeyboardInterrupt):
                 self._loop()
+                self._time_front()
         finally:
             self._write_ledger()
             self._write_tables()
@@ -291,6 +324,10 @@ class _Search:
             for result in self._executor.wait():
                 self._under_way.discard(result["trial"])
                 self._finish(result)
+
+    def _time_front(self) -> None:
+        if self._latency is not None and not self._stopping:
+            self._latency.time_front(self._front(), self._on_event)
 
     def _has_room(self) -> bool:
         return len(self._under_way) < self._executor.capacity and not self._stopping

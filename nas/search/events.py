@@ -5,7 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas.cost.latency_model import LatencyModel
 from nas.search.gate import Ledger
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Networks are about to be timed, side by side: for the latency model, or those on the front at the end."""
+
+    networks: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Modelled:
+    """Latencies are predicted by this model, fitted now or, where the search goes on, when it began."""
+
+    model: LatencyModel
+
+
+@dataclass(frozen=True)
+class FrontTimed:
+    """The networks on the front have been timed."""
+
+    networks: int
+    conditions: str
+    median_error: float
+    """Relative error of the predictions that half of them do not exceed."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +70,7 @@ class Proposed:
 
     trial: int
     key: str
-    cost: dict[str, int]
+    cost: dict[str, float]
     summary: dict[str, str]
     """The genes in words."""
     rejected: dict[str, int]
@@ -57,7 +83,7 @@ class GoesOn:
 
     trial: int
     key: str
-    cost: dict[str, int]
+    cost: dict[str, float]
     summary: dict[str, str]
     budget: dict[str, int]
     """Of the next rung."""
@@ -75,7 +101,7 @@ class Finished:
     """On the validation split, 0..1; None if failed."""
     budget: dict[str, int]
     """After which it was measured."""
-    cost: dict[str, int]
+    cost: dict[str, float]
     summary: dict[str, str]
     seconds: float
     reason: str | None
@@ -117,4 +143,4 @@ class Ended:
     summary: Summary
 
 
-Event = Started | Resumed | Proposed | GoesOn | Finished | Interrupted | Ended
+Event = Timing | Modelled | Started | Resumed | Proposed | GoesOn | Finished | Interrupted | FrontTimed | Ended

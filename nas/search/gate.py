@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from nas.arch import Architecture
 from nas.cost.formula import cost
+from nas.cost.latency_model import LatencyModel
 from nas.search.samplers import derived_seed
 from nas.space import InvalidGenotype, Option, SearchSpace
 
@@ -34,15 +35,25 @@ class Candidate:
 
     arch: Architecture
     key: str
-    cost: dict[str, int]
+    cost: dict[str, float]
 
 
 class Gate:
-    """Decides on networks of `space`; `seen` holds the keys of the study and may grow outside."""
+    """Decides on networks of `space`; `seen` holds the keys of the study and may grow outside.
 
-    def __init__(self, space: SearchSpace, caps: Mapping[str, int], seen: Collection[str] = ()) -> None:
+    latency: predicts the networks' latency where it is an objective; no cap looks at it.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        caps: Mapping[str, int],
+        seen: Collection[str] = (),
+        latency: LatencyModel | None = None,
+    ) -> None:
         self.space = space
         self.caps = dict(caps)
+        self.latency = latency
         self._seen = seen
 
     def check(self, genotype: Mapping[str, Option]) -> Candidate | Rejection:
@@ -63,10 +74,13 @@ class Gate:
     def is_new(self, key: str) -> bool:
         return key not in self._seen
 
-    def price(self, arch: Architecture) -> dict[str, int]:
-        return asdict(cost(arch, self.space.input_size))
+    def price(self, arch: Architecture) -> dict[str, float]:
+        """The exact costs, and the latency in milliseconds where a model predicts it."""
+        side = self.space.input_size
+        exact: dict[str, float] = asdict(cost(arch, side))
+        return exact if self.latency is None else {**exact, "latency": self.latency.of_network(arch, side)}
 
-    def within(self, costs: Mapping[str, int]) -> bool:
+    def within(self, costs: Mapping[str, float]) -> bool:
         return all(costs[metric] <= cap for metric, cap in self.caps.items())
 
 
@@ -164,7 +178,7 @@ class Unseen:
         space = self._gate.space
         if not is_small(space):
             return ()
-        unbiased = Gate(space, self._gate.caps)
+        unbiased = Gate(space, self._gate.caps, latency=self._gate.latency)
         verdicts = (unbiased.admit(arch) for arch in space)
         return tuple(verdict for verdict in verdicts if isinstance(verdict, Candidate))
 

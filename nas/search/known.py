@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.cost.table import PartPrices, Prices, price
+from nas.cost.latency_model import COUNTING
+from nas.cost.table import EXACT, PartPrices, Prices, price
 from nas.pareto import costs_of
 from nas.search.ehvi import Known, Table
 from nas.search.gate import Candidate, Gate
@@ -19,7 +20,7 @@ from nas.space import Gene
 def known(gate: Gate, objectives: Sequence[str]) -> Known:
     """Networks of the gate's space, in the parameters that Optuna sees; costs in the order of `objectives`."""
     genes = gate.space.genes
-    parts = PartPrices(gate.space)
+    parts = PartPrices(gate.space, EXACT if gate.latency is None else COUNTING)
     names = costs_of(objectives)
 
     last: list[tuple[Table, Prices]] = []
@@ -30,10 +31,13 @@ def known(gate: Gate, objectives: Sequence[str]) -> Known:
             last[:] = [(table, price(gate.space, _codes(genes, table), parts))]
         return last[0][1]
 
+    def cost(found: Prices, name: str) -> NDArray[Any]:
+        return found[name] if gate.latency is None or name != "latency" else gate.latency.of_counts(found.costs)
+
     def costs(table: Table) -> NDArray[np.float64]:
         found = prices(table)
         may = found.valid & np.all([found[name] <= cap for name, cap in gate.caps.items()], axis=0)
-        costs_NC = np.stack([found[name] for name in names], axis=1).astype(np.float64)
+        costs_NC = np.stack([cost(found, name) for name in names], axis=1).astype(np.float64)
         return np.where(may[:, None], costs_NC, np.nan)
 
     def acts(table: Table) -> Table:

@@ -52,7 +52,9 @@ def references(gate: Gate) -> list[Reference]:
 
 
 def _scaled(gate: Gate, family: str) -> Iterator[Reference]:
-    unbiased = Gate(gate.space, gate.caps)  # one that has been trained is a reference all the same
+    unbiased = Gate(
+        gate.space, gate.caps, latency=gate.latency
+    )  # one that has been trained is a reference all the same
     for scale in SCALES:
         genotype = _genotype(gate.space, family, scale)
         verdict = unbiased.check(genotype) if genotype is not None else "invalid"

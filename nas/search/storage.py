@@ -38,7 +38,7 @@ class Row:
     number: int
     genotype: dict[str, Option]
     key: str
-    cost: dict[str, int]
+    cost: dict[str, float]
     rejected: dict[str, int]
     reference: str
     """Family of a network that was not proposed but given; empty for all others."""
@@ -115,7 +115,7 @@ class Store:
         notes: Mapping[str, Any],
         *,
         key: str,
-        cost: Mapping[str, int],
+        cost: Mapping[str, float],
         rejected: Mapping[str, int],
         reference: str = "",
     ) -> Row:
