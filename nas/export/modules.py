@@ -112,19 +112,18 @@ def conv_bn(uses: Uses) -> Lines:
 
 
 def strided_conv_1x1(uses: Uses) -> Lines:
-    groups = uses.options(groups=1)
-    handed = ", groups=groups" if groups else ""
+    handed = [f"{name}={name}" for name in uses.passed("groups", "relu")]
     return _class(
         "StridedConv1x1(ConvBN)",
         [
-            "A 1x1 convolution with a stride, BN, then ReLU if `relu`. The pixels that it sees are picked beforehand:",
+            "A ConvBN of 1x1 with a stride. The pixels that its convolution sees are picked beforehand:",
             "",
             "on a CPU oneDNN 3.12 writes out of bounds in its backward pass for channels_last (its issue 6035).",
         ],
         _init(
-            ["in_channels: int", "out_channels: int", "*", "stride: int", *groups, "relu: bool = True"],
+            ["in_channels: int", "out_channels: int", "*", "stride: int", *uses.options(groups=1, relu=True)],
             "self.pick = nn.AvgPool2d(1, stride)",
-            parent=f"in_channels, out_channels{handed}, relu=relu",
+            parent=", ".join(["in_channels", "out_channels", *handed]),
         ),
         _forward("return super().forward(self.pick(x_BCHW))"),
     )
@@ -164,12 +163,13 @@ def _attention_layers(uses: Uses, bias: bool, branches: str) -> Lines:
 
 def _attention(uses: Uses, branches: str) -> list[str]:
     """From pooled_BC11 to weights_BMC11."""
-    logits = "self.fc2(self.fc_bn(self.fc1(pooled_BC11)).relu())"
+    hidden = "z_Bh11 = self.fc_bn(self.fc1(pooled_BC11)).relu()"
     if not uses.some("attention_groups"):
-        return [f"weights_BMC11 = {logits}.unflatten(1, (self.{branches}, -1)).softmax(dim=1)"]
+        return [hidden, f"weights_BMC11 = self.fc2(z_Bh11).unflatten(1, (self.{branches}, -1)).softmax(dim=1)"]
     return [
+        hidden,
         "# fc2 is grouped: its channels come group by group, in a group branch by branch.",
-        f"logits_BGMc11 = {logits}.unflatten(1, (self.groups, self.{branches}, -1))",
+        f"logits_BGMc11 = self.fc2(z_Bh11).unflatten(1, (self.groups, self.{branches}, -1))",
         "weights_BMC11 = logits_BGMc11.transpose(1, 2).flatten(2, 3).softmax(dim=1)",
     ]
 
