@@ -20,7 +20,7 @@ from exported import difference, images, lively, network_of, source
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from nas.arch import Architecture, Gate, Kernel, SelectiveKernel, SplitAttention, Stage
+from nas.arch import Architecture, Conv, Gate, Kernel, SelectiveKernel, SplitAttention, Stage
 from nas.cost.formula import cost
 from nas.export.source import model_source
 from nas.models import build
@@ -60,6 +60,8 @@ MIXED: dict[str, Architecture] = {
     ),
     "a gate in one stage": two_stages(stage(gate=GATES["scse"]), stage(gate=Gate())),
     "three gates": two_stages(stage(gate=GATES["sse"]), stage(gate=GATES["cse without bias"])),
+    "1x1 mixer with a stride": network(mixer=Conv(kernel=Kernel(1))),
+    "1x1 mixer with a stride and groups": network(mixer=Conv(kernel=Kernel(1)), cardinality=2),
     "1x1 splits": network(mixer=SplitAttention(radix=2, hidden=4, kernels=(Kernel(1),))),
     "dilated splits": network(mixer=SplitAttention(radix=2, hidden=4, kernels=(Kernel(3, 2),))),
     "split input, three branches": network(

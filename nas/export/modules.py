@@ -112,7 +112,7 @@ def conv_bn(uses: Uses) -> Lines:
 
 
 def strided_conv_1x1(uses: Uses) -> Lines:
-    handed = [f"{name}={name}" for name in uses.passed("groups", "relu")]
+    handed = [f"{name}={name}" for name in uses.passed("relu")]
     return _class(
         "StridedConv1x1(ConvBN)",
         [
@@ -121,7 +121,7 @@ def strided_conv_1x1(uses: Uses) -> Lines:
             "on a CPU oneDNN 3.12 writes out of bounds in its backward pass for channels_last (its issue 6035).",
         ],
         _init(
-            ["in_channels: int", "out_channels: int", "*", "stride: int", *uses.options(groups=1, relu=True)],
+            ["in_channels: int", "out_channels: int", "*", "stride: int", *uses.options(relu=True)],
             "self.pick = nn.AvgPool2d(1, stride)",
             parent=", ".join(["in_channels", "out_channels", *handed]),
         ),

@@ -70,7 +70,8 @@ def _keywords(**given: tuple[Expression, Expression]) -> dict[str, Expression]:
 def _conv_bn(
     in_channels: int, out_channels: int, kernel: Kernel, *, stride: int = 1, groups: int = 1, relu: bool = True
 ) -> Call:
-    name, size = ("ConvBN", (kernel.size,)) if kernel.size > 1 else ("StridedConv1x1" if stride > 1 else "ConvBN", ())
+    size = () if kernel.size == 1 else (kernel.size,)
+    name = "StridedConv1x1" if kernel.size == 1 and stride > 1 and groups == 1 else "ConvBN"
     options = _keywords(stride=(stride, 1), dilation=(kernel.dilation, 1), groups=(groups, 1), relu=(str(relu), "True"))
     return Call(name, (in_channels, out_channels, *size), options)
 
@@ -84,9 +85,9 @@ def _stem(stem: Stem, in_channels: int) -> Call:
 
 
 def _stage(blocks: Sequence[BlockSpec]) -> Call:
-    first, *rest = blocks
-    parts = (_block(first), *((_block(rest[0]),) if len(rest) == 1 else ()))
-    return Call("nn.Sequential", (*parts, *((Repeat(_block(rest[0]), len(rest)),) if len(rest) > 1 else ())))
+    first, *rest = map(_block, blocks)
+    repeated: tuple[Expression, ...] = (Repeat(rest[0], len(rest)),) if len(rest) > 1 else tuple(rest)
+    return Call("nn.Sequential", (first, *repeated))
 
 
 def _block(block: BlockSpec) -> Call:
