@@ -11,8 +11,9 @@ import typer
 
 from nas import __version__
 from nas.cli import data
+from nas.cli.exports import export
 from nas.cli.networks import cost, latency
-from nas.cli.runs import export, front, report
+from nas.cli.runs import front, report
 from nas.cli.searches import search
 from nas.cli.spaces import space
 

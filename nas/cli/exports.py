@@ -1,0 +1,127 @@
+"""`nas export`: networks that leave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nas.cli.options import Device, Knee, MaxMacs, MaxParams, caps_of
+from nas.cli.runs import run_at
+
+if TYPE_CHECKING:
+    from nas.export.folder import Export
+    from nas.record import Run
+
+
+def export(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder of a search.")] = None,
+    arch: Annotated[
+        str | None, typer.Option(metavar="NETWORK", help="In place of RUN: a config.json, or a published name.")
+    ] = None,
+    knee: Knee = False,
+    trial: Annotated[int | None, typer.Option(help="The network of this trial.")] = None,
+    all_front: Annotated[bool, typer.Option("--all-front", help="Every network of the front.")] = False,
+    top: Annotated[int | None, typer.Option(metavar="K", help="The K most accurate networks.", min=1)] = None,
+    max_macs: MaxMacs = None,
+    max_params: MaxParams = None,
+    input_size: Annotated[int | None, typer.Option(help="Side of the images, with --arch. [its own]", min=1)] = None,
+    random_weights: Annotated[
+        int | None, typer.Option(metavar="SEED", help="Weights drawn by this seed, in place of trained ones.", min=0)
+    ] = None,
+    device: Device = "auto",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; of several networks, the folder of theirs. [RUN/best/KEY]")
+    ] = None,
+) -> None:
+    """Write networks that work without this tool: by default the most accurate one of the front.
+
+    A folder holds model.py (plain PyTorch), model.safetensors (the trained weights), config.json, README.md and
+    metrics.json, which shows that they are the network that was searched.
+
+    \b
+    nas export results/digits --knee
+    nas export results/digits --max-macs 500k --out my_network
+    nas export results/digits --trial 7
+    nas export results/digits --all-front --out networks
+    nas export results/digits --top 3
+    nas export --arch resnest50 --out resnest50
+    nas export --arch my_network/config.json --random-weights 0 --out fresh
+    """
+    from nas.device import resolve_device
+    from nas.export.folder import write_export
+
+    where = resolve_device(device)
+    ways = {"--knee": knee, "--trial": trial is not None, "--all-front": all_front, "--top": top is not None}
+    _require_one([way for way, given in ways.items() if given])
+    caps = caps_of(max_macs, max_params)
+    if trial is not None and caps:
+        raise ValueError("--trial picks one network: it cannot stand beside --max-macs or --max-params")
+    if arch is not None:
+        _require_alone(arch, run is not None or bool(caps) or any(ways.values()), out)
+        assert out is not None
+        print(write_export(_named(arch, input_size, random_weights), out, device=where))
+        return
+    if run is None:
+        raise ValueError("nothing to export: give the folder of a search, or --arch with a config.json or a name")
+    if input_size is not None:
+        raise ValueError(f"--input-size {input_size} belongs to --arch: a search has its own")
+    found = run_at(run)
+    picked = _picked(found, caps, knee=knee, trial=trial, all_front=all_front, top=top)
+    for made, place in _exports(found, picked, random_weights, out, several=all_front or top is not None):
+        print(write_export(made, place, device=where), flush=True)
+
+
+def _require_one(ways: list[str]) -> None:
+    if len(ways) > 1:
+        raise ValueError(f"{ways[0]} cannot stand beside {ways[1]}: pick networks in one way")
+
+
+def _require_alone(arch: str, picks: bool, out: Path | None) -> None:
+    if picks:
+        raise ValueError(f"--arch {arch} names the network: it cannot stand beside a search or a pick from one")
+    if out is None:
+        raise ValueError(f"--arch {arch} belongs to no search: give the folder to write as --out")
+
+
+def _named(source: str, input_size: int | None, random_weights: int | None) -> Export:
+    from nas.export.config import find_network
+    from nas.export.folder import of_network
+
+    found = find_network(source)
+    side = input_size or found.input_size
+    if side is None:
+        raise ValueError(f"{source} names no input_size: give --input-size")
+    return of_network(found, side, random_seed=random_weights)
+
+
+def _picked(
+    run: Run, caps: Mapping[str, int], *, knee: bool, trial: int | None, all_front: bool, top: int | None
+) -> list[int]:
+    """The numbers of the trials to export."""
+    from nas.export.pick import most_accurate, objectives_of, pick, require_complete, under
+
+    objectives = objectives_of(run)
+    if trial is not None:
+        return [require_complete(run.trials(), trial)]
+    if top is not None:
+        trials = run.trials()
+        return most_accurate(under(trials[trials["state"] == "complete"], caps), objectives, top)
+    rows = under(run.front(objectives), caps)
+    one = pick(rows, objectives, knee=knee)
+    return [int(number) for number in rows["trial"]] if all_front else [one]
+
+
+def _exports(
+    run: Run, trials: list[int], random_weights: int | None, out: Path | None, *, several: bool
+) -> Iterator[tuple[Export, Path]]:
+    """Each export with its folder: several networks get one each, named by their keys."""
+    from nas.export.folder import of_trial
+
+    for trial in trials:
+        made = of_trial(run, trial, random_seed=random_weights)
+        key = str(made.config["key"])
+        own = run.path("best", key) if out is None else out
+        yield made, own / key if several and out is not None else own
