@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -72,6 +73,8 @@ def export(
     picked = _picked(found, caps, knee=knee, trial=trial, all_front=all_front, top=top)
     for made, place in _exports(found, picked, random_weights, out, several=all_front or top is not None):
         print(write_export(made, place, device=where), flush=True)
+        if made.weights is None:
+            print(f"{place}: no weights, as its trial has no checkpoint in {run}", file=sys.stderr)
 
 
 def _require_one(ways: list[str]) -> None:
