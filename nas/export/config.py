@@ -17,6 +17,8 @@ from nas.evidence import CONFIDENCE, share
 from nas.record import Run, environment, read_json
 from nas.zoo import PUBLISHED, Published
 
+JSON = Mapping[str, Any]
+
 FORMAT = 2
 """1 had neither the interval of the accuracy, nor the data set's classes, nor networks without a trial."""
 
@@ -32,9 +34,15 @@ def trial_config(run: Run, trial: int) -> dict[str, Any]:
         raise ValueError(f"trial {trial} of study {run.study} has not finished: pick a complete one")
     if not result.get("full", True):
         raise ValueError(f"trial {trial} of study {run.study} was stopped before its full budget: pick a complete one")
-    arch = Architecture.from_json(spec["arch"])
+    try:
+        return _trial(run, trial, spec, settings, result)
+    except KeyError as error:
+        raise ValueError(f"the record of trial {trial} in {run.folder} lacks the key {error}") from None
+
+
+def _trial(run: Run, trial: int, spec: JSON, settings: JSON, result: JSON) -> dict[str, Any]:
     return {
-        **_described(arch, settings["space"]["fixed"]["input_size"]),
+        **_described(Architecture.from_json(spec["arch"]), settings["space"]["fixed"]["input_size"]),
         "accuracy": _accuracy(result, spec, settings["data"]["val"]),
         "data": {**spec["data"], **settings["data"]},
         "recipe": spec["recipe"],
@@ -49,7 +57,7 @@ def trial_config(run: Run, trial: int) -> dict[str, Any]:
     }
 
 
-def _accuracy(result: Mapping[str, Any], spec: Mapping[str, Any], images: int) -> dict[str, Any]:
+def _accuracy(result: JSON, spec: JSON, images: int) -> dict[str, Any]:
     counted = share(round(result["accuracy"] * images), images)
     return {
         "value": result["accuracy"],
