@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from architectures import NETWORKS
+from exported import difference, images, lively, network_of, source
 from recorded_runs import make_run
 from safetensors.torch import load_file
 
@@ -25,6 +27,7 @@ from nas.evidence import share
 from nas.export import folder as folder_module
 from nas.export.config import find_network, read_architecture, trial_config
 from nas.export.folder import FILES, of_network, of_trial, write_export
+from nas.export.onnx import run_onnx, save_onnx
 from nas.export.pick import most_accurate, require_complete
 from nas.export.source import model_source
 from nas.export.weights import random_weights, read_weights, save_weights
@@ -307,6 +310,52 @@ def test_the_most_accurate_are_picked_cheaper_ones_first_among_equals() -> None:
     assert most_accurate(rows, ("accuracy", "macs"), 9) == [2, 1, 3, 0]
     with pytest.raises(ValueError, match="no finished network to pick from"):
         most_accurate(rows[:0], ("accuracy", "macs"), 1)
+
+
+ONNX = pytest.mark.skipif(
+    any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")), reason="needs the extra onnx"
+)
+
+
+@ONNX
+def test_onnx_runtime_gives_the_same_outputs(searched: Run, tmp_path: Path) -> None:
+    folder = write_export(of_trial(searched, 0), tmp_path / "mine", device=CPU, onnx=True)
+    assert {path.name for path in folder.iterdir()} == {*FILES, "model.onnx"}
+    found = read(folder / "metrics.json")["outputs"]["differences"]["model.onnx"]
+    assert found["max_absolute"] > 0 and found["max_relative"] <= found["tolerance"] == 1e-5
+    assert write_export(of_trial(searched, 0), folder, device=CPU) == folder  # replaced by one without
+    assert not (folder / "model.onnx").exists()
+
+
+@ONNX
+@pytest.mark.parametrize(
+    "name", ["bottleneck sk split input", "bottleneck hybrid r4", "gate scse", "avd after", "stem deep"]
+)
+def test_onnx_takes_any_number_of_images(name: str, tmp_path: Path) -> None:
+    network = lively(NETWORKS[name], dtype=torch.float32).eval()
+    exported = network_of(source(NETWORKS[name])).eval()
+    exported.load_state_dict(network.state_dict())
+    x_BCHW = images(NETWORKS[name], 70, dtype=torch.float32)
+    save_onnx(exported, tmp_path / "model.onnx", x_BCHW[:2])
+    with torch.no_grad():
+        for count in (1, 3, 70):
+            mine = run_onnx(tmp_path / "model.onnx", x_BCHW[:count])
+            assert difference(mine, network(x_BCHW[:count])) <= 1e-5
+
+
+def test_onnx_without_its_packages_names_the_line_that_installs_them(
+    searched: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ValueError, match=r'needs onnx, which is missing: pip install "paretonest\[onnx\]"'):
+        write_export(of_trial(searched, 0), tmp_path / "mine", device=CPU, onnx=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_onnx_without_weights_is_refused(own: Run, tmp_path: Path) -> None:
+    own.checkpoint(0).unlink()
+    with pytest.raises(ValueError, match=r"model\.onnx holds weights, but there are none to export"):
+        write_export(of_trial(own, 0), tmp_path / "mine", device=CPU, onnx=True)
 
 
 def test_a_record_that_lacks_a_key_is_named(tmp_path: Path) -> None:

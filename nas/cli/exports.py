@@ -32,6 +32,9 @@ def export(
     random_weights: Annotated[
         int | None, typer.Option(metavar="SEED", help="Weights drawn by this seed, in place of trained ones.", min=0)
     ] = None,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help='Also model.onnx; needs pip install "paretonest[onnx]".')
+    ] = False,
     device: Device = "auto",
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; of several networks, the folder of theirs. [RUN/best/KEY]")
@@ -47,7 +50,7 @@ def export(
     nas export results/digits --max-macs 500k --out my_network
     nas export results/digits --trial 7
     nas export results/digits --all-front --out networks
-    nas export results/digits --top 3
+    nas export results/digits --top 3 --onnx
     nas export --arch resnest50 --out resnest50
     nas export --arch my_network/config.json --random-weights 0 --out fresh
     """
@@ -63,7 +66,7 @@ def export(
     if arch is not None:
         _require_alone(arch, run is not None or bool(caps) or any(ways.values()), out)
         assert out is not None
-        print(write_export(_named(arch, input_size, random_weights), out, device=where))
+        print(write_export(_named(arch, input_size, random_weights), out, device=where, onnx=onnx))
         return
     if run is None:
         raise ValueError("nothing to export: give the folder of a search, or --arch with a config.json or a name")
@@ -72,7 +75,7 @@ def export(
     found = run_at(run)
     picked = _picked(found, caps, knee=knee, trial=trial, all_front=all_front, top=top)
     for made, place in _exports(found, picked, random_weights, out, several=all_front or top is not None):
-        print(write_export(made, place, device=where), flush=True)
+        print(write_export(made, place, device=where, onnx=onnx), flush=True)
         if made.weights is None:
             print(f"{place}: no weights, as its trial has no checkpoint in {run}", file=sys.stderr)
 

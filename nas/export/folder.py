@@ -18,13 +18,14 @@ from nas.atomic import folder_atomic, write_atomic
 from nas.data import ImageData, load
 from nas.export.card import card
 from nas.export.config import FoundNetwork, network_config, trial_config
-from nas.export.proof import Claim, prove
+from nas.export.onnx import save_onnx
+from nas.export.proof import MODEL, ONNX, WEIGHTS, Claim, images_of, loaded, prove
 from nas.export.source import model_source
 from nas.export.weights import Weights, random_weights, save_weights
 from nas.record import Run, write_json
 from nas.train import load_weights
 
-FILES = ("config.json", "model.py", "model.safetensors", "metrics.json", "README.md")
+FILES = ("config.json", MODEL, WEIGHTS, "metrics.json", "README.md")
 FORMAT = 1
 """Of metrics.json."""
 PROOF_SEED = 0
@@ -86,29 +87,39 @@ def _weights(config: Mapping[str, Any], random_seed: int | None) -> tuple[Weight
     return random_weights(Architecture.from_json(config["architecture"]), random_seed), f"random, seed {random_seed}"
 
 
-def write_export(export: Export, folder: Path, *, device: torch.device) -> Path:
+def write_export(export: Export, folder: Path, *, device: torch.device, onnx: bool = False) -> Path:
     """Write the folder, prove it, and return its path; an export that was there is replaced.
 
-    device: where the accuracy is counted anew. Raises ValueError, and leaves everything as it was, where a check fails
-    or `folder` holds anything that no export wrote.
+    device: where the accuracy is counted anew. onnx: also write model.onnx. Raises ValueError, and leaves everything as
+    it was, where a check fails or `folder` holds anything that no export wrote.
     """
     _require_ours(folder)
-    arch, side = export.architecture, export.config["input_size"]
+    if onnx and export.weights is None:
+        raise ValueError("model.onnx holds weights, but there are none to export: ask for random ones, or leave it out")
+    arch, claim = export.architecture, _claim(export)
     with folder_atomic(folder) as made:
-        model, weights = made / "model.py", made / "model.safetensors"
-        write_atomic(model, model_source(arch, side, export.origin))
+        write_atomic(made / MODEL, model_source(arch, export.config["input_size"], export.origin))
         if export.weights is not None:
-            save_weights(weights, export.weights, {"key": arch.key, "weights": export.weights_from})
-        metrics = _metrics(export, model, weights if export.weights is not None else None, device)
+            save_weights(made / WEIGHTS, export.weights, {"key": arch.key, "weights": export.weights_from})
+        if onnx:
+            save_onnx(loaded(made / MODEL, claim.weights), made / ONNX, images_of(claim)[0][:2])
+        metrics = {
+            "format": FORMAT,
+            "key": arch.key,
+            "made": record.now(),
+            "weights": export.weights_from,
+            **prove(claim, made, device),
+            "environment": record.environment(),
+        }
         write_json(made / "config.json", export.config)
         write_json(made / "metrics.json", metrics)
         write_atomic(made / "README.md", card(export.config, metrics))
     return folder
 
 
-def _metrics(export: Export, model: Path, weights: Path | None, device: torch.device) -> dict[str, Any]:
+def _claim(export: Export) -> Claim:
     recorded = export.config["accuracy"] if export.trained else None
-    claim = Claim(
+    return Claim(
         architecture=export.architecture,
         input_size=export.config["input_size"],
         weights=random_weights(export.architecture, PROOF_SEED) if export.weights is None else export.weights,
@@ -116,14 +127,12 @@ def _metrics(export: Export, model: Path, weights: Path | None, device: torch.de
         accuracy=recorded["value"] if recorded else None,
         precision=recorded["precision"] if recorded else "fp32",
     )
-    head = {"format": FORMAT, "key": export.config["key"], "made": record.now(), "weights": export.weights_from}
-    return {**head, **prove(claim, model, weights, device), "environment": record.environment()}
 
 
 def _require_ours(folder: Path) -> None:
     """An export replaces a whole folder, so it must be one that an export wrote."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder to export into")
-    foreign = sorted({path.name for path in folder.glob("*")} - {*FILES, "__pycache__"})
+    foreign = sorted({path.name for path in folder.glob("*")} - {*FILES, ONNX, "__pycache__"})
     if foreign:
         raise ValueError(f"{folder} holds {foreign[0]}, which no export wrote: name a new folder")

@@ -24,12 +24,17 @@ from nas.data import ImageData, Split
 from nas.data.batches import Normalise, on_device, plain_batches
 from nas.device import device_name
 from nas.evidence import CONFIDENCE, share
+from nas.export.onnx import run_onnx
 from nas.export.weights import Weights, read_weights
 from nas.models import build
 from nas.train import evaluate
 
+MODEL, WEIGHTS, ONNX = "model.py", "model.safetensors", "model.onnx"
+
 TOLERANCE = 1e-6
 """Of an output, times the largest output where that is above 1."""
+ONNX_TOLERANCE = 1e-5
+"""The same for ONNX Runtime, which fuses and orders operations in its own way."""
 COMPARED_IMAGES = 256
 BATCH = 64
 RANDOM_IMAGES = 8
@@ -57,27 +62,25 @@ class Claim:
     precision: str = "fp32"
 
 
-def prove(claim: Claim, model: Path, weights: Path | None, device: torch.device) -> dict[str, Any]:
-    """Runs the searched network, `model` (model.py) and, where it is given, `model` with the file `weights`.
+def prove(claim: Claim, folder: Path, device: torch.device) -> dict[str, Any]:
+    """Runs the searched network and what lies in the folder: model.py, and model.safetensors and model.onnx if there.
 
     device: where the accuracy is counted. Raises ValueError with the first check that fails.
     """
     searched = build(claim.architecture.canonical())
     searched.load_state_dict(claim.weights)
-    networks = {model.name: _loaded(model, claim.weights)}
-    if weights is not None:
-        networks[weights.name] = _loaded(model, read_weights(weights))
-    x_BCHW, images = _images(claim)
+    networks = {MODEL: loaded(folder / MODEL, claim.weights)}
+    if (folder / WEIGHTS).exists():
+        networks[WEIGHTS] = loaded(folder / MODEL, read_weights(folder / WEIGHTS))
+    x_BCHW, images = images_of(claim)
+    its = _outputs(searched, x_BCHW)
+    found = {name: _difference(name, _outputs(network, x_BCHW), its) for name, network in networks.items()}
+    if (folder / ONNX).exists():
+        found[ONNX] = _difference(ONNX, run_onnx(folder / ONNX, x_BCHW), its, ONNX_TOLERANCE)
     return {
-        "outputs": {
-            "images": images,
-            "precision": "fp32",
-            "device": "cpu",
-            "tolerance": TOLERANCE,
-            "differences": {name: _difference(name, network, searched, x_BCHW) for name, network in networks.items()},
-        },
-        "cost": _costs(claim, {"searched network": searched, model.name: networks[model.name]}),
-        "accuracy": _accuracies(claim, networks[(weights or model).name], device),
+        "outputs": {"images": images, "precision": "fp32", "device": "cpu", "differences": found},
+        "cost": _costs(claim, {"searched network": searched, MODEL: networks[MODEL]}),
+        "accuracy": _accuracies(claim, networks.get(WEIGHTS, networks[MODEL]), device),
     }
 
 
@@ -93,7 +96,8 @@ def network_in(model: Path) -> nn.Module:
     return network
 
 
-def _loaded(model: Path, weights: Mapping[str, Tensor]) -> nn.Module:
+def loaded(model: Path, weights: Mapping[str, Tensor]) -> nn.Module:
+    """The network of an exported file with these weights. Raises ValueError where they do not fit."""
     network = network_in(model)
     try:
         network.load_state_dict(weights)
@@ -102,7 +106,7 @@ def _loaded(model: Path, weights: Mapping[str, Tensor]) -> nn.Module:
     return network
 
 
-def _images(claim: Claim) -> tuple[Tensor, str]:
+def images_of(claim: Claim) -> tuple[Tensor, str]:
     """Images to compare outputs on, and what they are."""
     if claim.data is None:
         shape = (RANDOM_IMAGES, claim.architecture.in_channels, claim.input_size, claim.input_size)
@@ -115,18 +119,21 @@ def _images(claim: Claim) -> tuple[Tensor, str]:
     return x_BCHW, f"{len(x_BCHW)} of the validation split of {claim.data.name}"
 
 
-def _difference(name: str, network: nn.Module, searched: nn.Module, x_BCHW: Tensor) -> dict[str, float]:
-    """Largest difference of an output, and as a share of the largest output."""
+def _outputs(network: nn.Module, x_BCHW: Tensor) -> Tensor:
     with torch.inference_mode():
-        parts = torch.split(x_BCHW, BATCH)
-        mine, its = (torch.cat([one.eval()(part) for part in parts]) for one in (network, searched))
+        return torch.cat([network.eval()(part) for part in torch.split(x_BCHW, BATCH)])
+
+
+def _difference(name: str, mine: Tensor, its: Tensor, tolerance: float = TOLERANCE) -> dict[str, float]:
+    """Largest difference of an output, and as a share of the largest output."""
     absolute, largest = float((mine - its).abs().max()), float(its.abs().max())
-    if not absolute <= TOLERANCE * max(1.0, largest):  # also where one of them is no number
+    allowed = tolerance * max(1.0, largest)
+    if not absolute <= allowed:  # also where one of them is no number
         raise ValueError(
-            f"{name} is not the searched network: an output differs by {absolute:.3g}, but at most "
-            f"{TOLERANCE * max(1.0, largest):.3g} is rounding"
+            f"{name} is not the searched network: an output differs by {absolute:.3g}, but at most {allowed:.3g} is "
+            "rounding"
         )
-    return {"max_absolute": absolute, "max_relative": absolute / largest if largest else 0.0}
+    return {"max_absolute": absolute, "max_relative": absolute / largest if largest else 0.0, "tolerance": tolerance}
 
 
 def _costs(claim: Claim, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
