@@ -47,6 +47,8 @@ LAYERS: dict[str, int] = {
     # what people see
     "terminal": 4,
     "progress": 5,
+    # winners trained in full
+    "retrain": 5,
     "cli": 6,
 }
 
@@ -58,7 +60,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "jinja2": ("report",),
     "moocore": ("pareto",),
     "scipy": ("evidence", "search"),
-    "torch": ("device", "models", "cost.measure", "cost.latency", "data", "train", "executors", "export"),
+    "torch": ("device", "models", "cost.measure", "cost.latency", "data", "train", "executors", "export", "retrain"),
     "safetensors": ("export",),
     "torchvision": ("data",),
     "PIL": ("data",),

@@ -1,11 +1,12 @@
-"""`nas export`: networks that leave."""
+"""`nas export`, `nas evaluate` and `nas retrain`: networks that leave, and what is done with them."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,8 +14,10 @@ from nas.cli.options import Device, Knee, MaxMacs, MaxParams, caps_of
 from nas.cli.runs import run_at
 
 if TYPE_CHECKING:
+    from nas.export.config import FoundNetwork
     from nas.export.folder import Export
     from nas.record import Run
+    from nas.train import EpochReport, Recipe
 
 
 def export(
@@ -131,3 +134,118 @@ def _exports(
         key = str(made.config["key"])
         own = run.path("best", key) if out is None else out
         yield made, own / key if several and out is not None else own
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An exported folder.")],
+    data: Annotated[str | None, typer.Option(help="A data set, as `nas search` takes it. [that of the search]")] = None,
+    device: Device = "auto",
+) -> None:
+    """Count the accuracy of an exported network again, with its model.py and model.safetensors.
+
+    Runs model.py, which is code: evaluate no folder that you do not trust.
+
+    \b
+    nas evaluate my_network
+    nas evaluate my_network --data new_photos/
+    """
+    from nas.device import resolve_device
+    from nas.export.rescore import rescore
+
+    for split, found in rescore(folder, data, resolve_device(device)).items():
+        print(
+            f"{split}: {100 * found['value']:.2f} % ({100 * found['low']:.2f} to {100 * found['high']:.2f} % with "
+            f"{100 * found['confidence']:.0f} % confidence), {found['right']:,} of {found['images']:,} images"
+        )
+
+
+def retrain(
+    arch: Annotated[str, typer.Option(metavar="NETWORK", help="A config.json, or a published name.")],
+    epochs: Annotated[int, typer.Option(help="Epochs of the training.", min=1)],
+    out: Annotated[Path, typer.Option(help="Folder of the training; its export is in OUT/best/KEY.")],
+    data: Annotated[str | None, typer.Option(help="A data set, as `nas search` takes it. [that of the file]")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="digits, cifar or imagenet. [that of the file, or by data]")
+    ] = None,
+    schedule: Annotated[str | None, typer.Option(help="cycle, branch or average. [that of the recipe]")] = None,
+    val_fraction: Annotated[
+        float | None, typer.Option(help="Share of train held out. [that of the file, or 0.2]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.", min=0)] = 0,
+    device: Device = "auto",
+) -> None:
+    """Train one network in full and export it. The same command again goes on where it was stopped.
+
+    More epochs go on too, unless the schedule is cycle.
+
+    \b
+    nas retrain --arch my_network/config.json --epochs 100 --out results/full
+    nas retrain --arch resnest50 --data imagenet-224 --epochs 90 --out results/resnest50
+    """
+    from nas.device import resolve_device
+    from nas.machine import keep_freed_memory
+    from nas.record import Run
+    from nas.retrain import Retraining
+    from nas.retrain import retrain as train_in_full
+
+    where = resolve_device(device)
+    keep_freed_memory()
+    network, known = _known(arch)
+    settings = _data_settings(known, data, network.input_size, val_fraction)
+    full = Path(os.path.normpath(out.absolute()))
+    wanted = Retraining(
+        architecture=network.architecture,
+        data=settings,
+        recipe=_recipe(known, settings, recipe, schedule),
+        epochs=epochs,
+        seed=seed,
+        device=device,
+    )
+    try:
+        print(train_in_full(wanted, Run(full.parent, full.name), device=where, on_epoch=_show_epoch))
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from the last checkpoint", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _show_epoch(report: EpochReport) -> None:
+    print(
+        f"epoch {report.epoch} of {report.epochs}: loss {report.loss:.4f}, {report.images_per_s:,.0f} images/s",
+        flush=True,
+    )
+
+
+def _known(source: str) -> tuple[FoundNetwork, Mapping[str, Any]]:
+    """The network, and the content of its file; {} for a published one."""
+    from nas.export.config import find_network
+    from nas.record import read_json
+
+    found = find_network(source)
+    return found, {} if found.published else read_json(Path(source))
+
+
+def _data_settings(
+    known: Mapping[str, Any], source: str | None, image_size: int | None, val_fraction: float | None
+) -> dict[str, Any]:
+    """Arguments of `nas.data.load`: those in the file, with a source and a share that were given in their place."""
+    before = known.get("data") or {}
+    if source is None and "source" not in before:
+        raise ValueError("the network's file names no data set: give --data")
+    share = val_fraction if val_fraction is not None else before.get("val_fraction", 0.2)
+    return {
+        "source": source or before["source"],
+        "image_size": before.get("image_size") or image_size,
+        "val_fraction": share,
+        "seed": before.get("seed", 0),
+    }
+
+
+def _recipe(known: Mapping[str, Any], data: Mapping[str, Any], name: str | None, schedule: str | None) -> Recipe:
+    from nas.data import load
+    from nas.train import RECIPES, Recipe, recipe_for
+
+    if name is not None and name not in RECIPES:
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, but got {name!r}")
+    stored = known.get("recipe")
+    values = stored if stored and name is None else RECIPES[name or recipe_for(load(**data))].to_json()
+    return Recipe.from_json({**values, **({"schedule": schedule} if schedule is not None else {})})

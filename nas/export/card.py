@@ -108,7 +108,8 @@ def _found(config: JSON) -> str:
         f"Trial {found['trial']} of the study `{found['study']}` (sampler {found['sampler']}, seed {found['seed']}) on "
         f"{data['name']}: {data['train']:,} images to train, {data['val']:,} to validate. "
         f"ParetoNeSt {versions['paretonest']}, PyTorch {versions['torch']}. The recipe is in `config.json`.\n\n"
-        f"Genes: {genes}."
+        f"Genes: {genes or 'those of the table above'}.\n\n"
+        f"To train it in full: `nas retrain --arch config.json --data {data['source']} --epochs 100 --out full`"
     )
 
 

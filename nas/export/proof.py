@@ -153,7 +153,7 @@ def _accuracies(claim: Claim, network: nn.Module, device: torch.device) -> dict[
     if claim.data is None or claim.accuracy is None:
         return None
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    splits = {name: counted(network, split(), claim.data, device) for name, split in _splits(claim.data).items()}
+    splits = {name: counted(network, split(), claim.data, device) for name, split in splits_of(claim.data).items()}
     right, images = splits["validation"]["right"], len(claim.data.val)
     allowed = max(1, int(ROUNDING.get(claim.precision, COARSE_ROUNDING) * images))
     off = abs(right - round(claim.accuracy * images))
@@ -165,13 +165,16 @@ def _accuracies(claim: Claim, network: nn.Module, device: torch.device) -> dict[
     return {"device": device_name(device), "precision": "fp32", "recorded": claim.accuracy, **splits}
 
 
-def _splits(data: ImageData) -> dict[str, Callable[[], Split]]:
+def splits_of(data: ImageData) -> dict[str, Callable[[], Split]]:
+    """What accuracy may be counted on, read when it is asked for."""
     return {"validation": lambda: data.val, **({"test": data.test} if data.has_test else {})}
 
 
-def counted(network: nn.Module, split: Split, data: ImageData, device: torch.device) -> dict[str, Any]:
-    """The accuracy on a split as JSON values, with its interval."""
-    accuracy = evaluate(network, split, data, device=device).accuracy
+def counted(
+    network: nn.Module, split: Split, data: ImageData, device: torch.device, normalise: Normalise | None = None
+) -> dict[str, Any]:
+    """The accuracy on a split as JSON values, with its interval; normalised as `evaluate` does."""
+    accuracy = evaluate(network, split, data, device=device, normalise=normalise).accuracy
     right = round(accuracy * len(split))
     found = share(right, len(split))
     return {
