@@ -17,6 +17,7 @@ from nas.arch import Architecture
 from nas.cost.formula import cost
 from nas.data import ImageData, load
 from nas.executors import Spec, write_outcome
+from nas.executors.worker import threads_for
 from nas.export.folder import of_trial, write_export
 from nas.record import Run, driver_lock
 from nas.train import EpochReport, Recipe, train
@@ -55,16 +56,17 @@ def retrain(
         _start(run, run_json)
         run.write_spec(TRIAL, spec)
         begun = record.now()
-        result = train(
-            wanted.architecture,
-            data,
-            wanted.recipe,
-            epochs=wanted.epochs,
-            seed=wanted.seed,
-            device=wanted.device,
-            checkpoint=run.checkpoint(TRIAL),
-            on_epoch=on_epoch,
-        )
+        with threads_for(spec["cost"]["macs"]):
+            result = train(
+                wanted.architecture,
+                data,
+                wanted.recipe,
+                epochs=wanted.epochs,
+                seed=wanted.seed,
+                device=wanted.device,
+                checkpoint=run.checkpoint(TRIAL),
+                on_epoch=on_epoch,
+            )
         outcome = {**result.to_json(), "versions": record.environment()["versions"]}
         write_outcome(spec, run.trial_folder(TRIAL), outcome, begun)
         run.write_tables(("accuracy", "macs"))
@@ -123,7 +125,7 @@ def _start(run: Run, described: dict[str, Any]) -> None:
         differing = [name for name, value in now.items() if before.get(name) != value]
         if differing:
             raise ValueError(
-                f"{run.folder} holds another training or a search: its {', '.join(differing)} differ from this one's; "
+                f"{run.folder} holds another training or a search: {', '.join(differing)} of it differ: "
                 "name another folder"
             )
         described = {**described, "created": stored["created"]}
