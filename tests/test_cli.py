@@ -139,6 +139,14 @@ def test_export_takes_a_network_by_name_or_by_file(
     assert (tmp_path / "again" / "model.safetensors").exists()
 
 
+def test_a_record_without_checkpoints_gives_code_and_says_that_weights_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("export", ROOT / "results" / "example", "--knee", "--out", tmp_path / "mine") == 0
+    assert "mine: no weights, as its trial has no checkpoint in " in capsys.readouterr().err
+    assert (tmp_path / "mine" / "model.py").exists() and not (tmp_path / "mine" / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -55,8 +55,7 @@ def _class(head: str, docstring: Sequence[str], init: Lines, forward: Lines) -> 
     first, *rest = docstring
     end = ['    """'] if rest else []
     quoted = [f'    """{first}' + ("" if rest else '"""'), *(f"    {line}".rstrip() for line in rest), *end]
-    middle = ["", *init] if init else []
-    return [f"class {head}:", *quoted, *middle, "", *forward]
+    return [f"class {head}:", *quoted, "", *init, "", *forward]
 
 
 def _forward(*body: str) -> Lines:
@@ -71,12 +70,8 @@ def _init(parameters: Sequence[str], *body: str | Lines, parent: str = "") -> Li
     return [*definition("__init__", parameters), *own]
 
 
-def _let(name: str, value: Call) -> Lines:
-    return lines(value, 2, before=f"self.{name} = ")
-
-
 def _conv(name: str, *arguments: Expression, **keywords: Expression) -> Lines:
-    return _let(name, Call("nn.Conv2d", arguments, keywords))
+    return lines(Call("nn.Conv2d", arguments, keywords), 2, before=f"self.{name} = ")
 
 
 def conv_bn(uses: Uses) -> Lines:
