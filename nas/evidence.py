@@ -1,4 +1,4 @@
-"""What a handful of measurements can show: medians with an interval, rank correlations with an interval.
+"""What a handful of measurements can show: medians, shares and rank correlations, each with an interval.
 
 Every interval is given at `CONFIDENCE`. No distribution is assumed of the values, but all are taken to be independent
 draws of one: drift of a machine, or networks picked by hand, break that, and no formula here notices.
@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -67,6 +68,31 @@ def _order_statistics(n: int) -> tuple[int, float]:
         rank += 1
         term = term * (n - rank + 1) // rank
     return rank, float(1 - Fraction(2 * below, 2**n))
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share (0..1) of n independent cases and an interval for the chance of one; see `share`."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def share(hits: int, n: int) -> Share:
+    """hits / n with the score interval (Wilson 1927): the chances p that are no further off than their own spread.
+
+    Those with |hits / n - p| <= z sqrt(p (1 - p) / n), z the normal quantile of `CONFIDENCE`. It has a width also where
+    no case hits, or all do. Raises ValueError unless n is at least 1 and hits is from 0 to n.
+    """
+    if n < 1 or not 0 <= hits <= n:
+        raise ValueError(f"a share needs at least 1 case and 0 to that many hits, but got {hits} hits of {n}")
+    z2 = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) ** 2
+    value, scale = hits / n, 1 + z2 / n
+    middle = (value + z2 / (2 * n)) / scale
+    half = math.sqrt(z2 * (value * (1 - value) / n + z2 / (4 * n * n))) / scale
+    return Share(value, middle - half if hits else 0.0, middle + half if hits < n else 1.0, n)
 
 
 RankCorrelation = Callable[[ArrayLike, ArrayLike], float]

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -86,31 +87,100 @@ def test_knee_and_caps_pick_from_the_front(finished: Path, capsys: pytest.Captur
     assert "but the smallest network here has" in capsys.readouterr().err
 
 
+def exported(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """config.json of each folder that the last export named on the screen."""
+    return [json.loads((Path(line) / "config.json").read_text()) for line in capsys.readouterr().out.splitlines()]
+
+
 def test_export_writes_the_picked_network(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     front = pd.read_csv(finished / "front.csv")
     best = front.sort_values("accuracy").iloc[-1]
     assert run("export", finished, "--out", tmp_path / "best") == 0
-    path = Path(capsys.readouterr().out.strip())
-    config = json.loads(path.read_text())
+    (config,) = exported(capsys)
     arch = Architecture.from_json(config["architecture"])
     assert arch.key == config["key"] == best["key"]
     assert config["accuracy"]["value"] == pytest.approx(best["accuracy"])
     assert config["cost"]["macs"] == cost(arch, config["input_size"]).macs == best["macs"]
     assert SearchSpace.load("tiny").contains(arch)
+    names = {"config.json", "model.py", "model.safetensors", "metrics.json", "README.md"}
+    assert {path.name for path in (tmp_path / "best").iterdir()} == names
     trial = int(front.iloc[0]["trial"])
     assert run("export", finished, "--trial", str(trial)) == 0
-    assert json.loads(Path(capsys.readouterr().out.strip()).read_text())["found"]["trial"] == trial
+    assert [config["found"]["trial"] for config in exported(capsys)] == [trial]
+
+
+def test_export_writes_several_networks(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    front, trials = pd.read_csv(finished / "front.csv"), pd.read_csv(finished / "trials.csv")
+    assert run("export", finished, "--all-front", "--out", tmp_path / "front") == 0
+    assert [config["key"] for config in exported(capsys)] == list(front["key"])
+    assert {path.name for path in (tmp_path / "front").iterdir()} == set(front["key"])
+    assert run("export", finished, "--top", "3") == 0
+    values = [config["accuracy"]["value"] for config in exported(capsys)]
+    assert values == pytest.approx(sorted(trials["accuracy"])[:-4:-1])
+    cap = int(trials["macs"].min())
+    assert run("export", finished, "--top", "3", "--max-macs", str(cap), "--out", tmp_path / "small") == 0
+    assert [config["cost"]["macs"] for config in exported(capsys)] == [cap]
+
+
+def test_export_takes_a_network_by_name_or_by_file(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("export", "--arch", "resnet18", "--input-size", "64", "--out", tmp_path / "named") == 0
+    (config,) = exported(capsys)
+    arch = PUBLISHED["resnet18"].architecture
+    assert config["key"] == arch.key and config["cost"]["macs"] == cost(arch, 64).macs and config["accuracy"] is None
+    assert not (tmp_path / "named" / "model.safetensors").exists()
+    assert run("export", finished, "--knee", "--out", tmp_path / "knee") == 0
+    (knee,) = exported(capsys)
+    again = ("--arch", tmp_path / "knee" / "config.json", "--random-weights", "3", "--out", tmp_path / "again")
+    assert run("export", *again) == 0
+    (config,) = exported(capsys)
+    assert config["key"] == knee["key"] and config["input_size"] == knee["input_size"]
+    assert (tmp_path / "again" / "model.safetensors").exists()
+
+
+def test_a_record_without_checkpoints_gives_code_and_says_that_weights_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("export", ROOT / "results" / "example", "--knee", "--out", tmp_path / "mine") == 0
+    assert "mine: no weights, as its trial has no checkpoint in " in capsys.readouterr().err
+    assert (tmp_path / "mine" / "model.py").exists() and not (tmp_path / "mine" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("RUN", "--knee", "--top", "2"), "--knee cannot stand beside --top: pick networks in one way"),
+        (("RUN", "--trial", "1", "--max-macs", "1M"), "--trial picks one network"),
+        (("RUN", "--trial", "99"), "trial 99 is unknown: pick a complete one of 0, 1, 2, 3"),
+        (("RUN", "--max-macs", "1k"), "the smallest network here has"),
+        (("RUN", "--input-size", "8"), "--input-size 8 belongs to --arch"),
+        (("RUN", "--arch", "resnet18", "--out", "OUT"), "--arch resnet18 names the network"),
+        (("--arch", "resnet18"), "--arch resnet18 belongs to no search: give the folder to write as --out"),
+        (("--arch", "resnet19", "--out", "OUT"), "'resnet19' is neither a file nor a published network"),
+        (("RUN", "--device", "abacus"), "device must be auto, cpu, cuda, cuda:N or mps, but got 'abacus'"),
+        ((), "nothing to export: give the folder of a search, or --arch"),
+    ],
+)
+def test_a_mistake_in_an_export_is_one_sentence(
+    words: tuple[str, ...], message: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"RUN": str(finished), "OUT": str(tmp_path / "out")}
+    assert run("export", *(places.get(word, word) for word in words)) == 2
+    shown, said = capsys.readouterr()
+    assert message in said and said.startswith("nas: ") and said.count("\n") == 1
+    assert shown == "" and not (tmp_path / "out").exists()
 
 
 def test_cost_of_an_exported_network_equals_fvcore(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("export", finished, "--knee", "--out", tmp_path) == 0
+    assert run("export", finished, "--knee", "--out", tmp_path / "mine") == 0
     capsys.readouterr()
-    assert run("cost", tmp_path / "config.json") == 0
+    assert run("cost", tmp_path / "mine" / "config.json") == 0
     shown = capsys.readouterr().out
     assert "equal" in shown
-    assert f"{json.loads((tmp_path / 'config.json').read_text())['cost']['macs']:,}" in shown
+    assert f"{json.loads((tmp_path / 'mine' / 'config.json').read_text())['cost']['macs']:,}" in shown
 
 
 def test_cost_takes_published_networks_beside_files(finished: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_formula_equals_measurement_of_random_networks_of_every_shipped_space(na
 
 
 @settings(deadline=None, max_examples=20)
-@given(arch=architectures(), input_size=st.integers(8, 33))
+@given(arch=architectures(), input_size=st.integers(9, 33))
 def test_formula_equals_measurement_of_random_networks(arch: Architecture, input_size: int) -> None:
     assert cost(arch, input_size) == _measured(arch, input_size)
 
@@ -120,7 +120,7 @@ def test_a_network_small_enough_to_count_by_hand() -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(arch=architectures(), input_size=st.integers(8, 33))
+@given(arch=architectures(), input_size=st.integers(9, 33))
 def test_depth_adds_equal_blocks(arch: Architecture, input_size: int) -> None:
     """Every block after the second of a stage costs what the second does."""
 
@@ -134,7 +134,7 @@ def test_depth_adds_equal_blocks(arch: Architecture, input_size: int) -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(arch=architectures(), input_size=st.integers(8, 33))
+@given(arch=architectures(), input_size=st.integers(9, 33))
 def test_the_stages_add_up_to_the_network(arch: Architecture, input_size: int) -> None:
     names, parts = zip(*cost_by_stage(arch, input_size), strict=True)
     assert names == ("stem", *(f"stage {number}" for number in range(1, len(arch.stages) + 1)), "classifier")

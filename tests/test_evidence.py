@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.evidence import Correlation, RankCorrelation, bootstrap, kendall, median, spearman
+from nas.evidence import Correlation, RankCorrelation, bootstrap, kendall, median, share, spearman
 
 BOTH = pytest.mark.parametrize("correlation", [spearman, kendall])
 
@@ -193,3 +193,25 @@ def test_thirty_samples_give_the_tenth_and_the_twenty_first() -> None:
 def test_samples_without_an_interval_are_refused(samples: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         median(samples)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 7), (1, 7), (287, 287), (280, 287), (5000, 10_000)])
+def test_the_interval_of_a_share_ends_where_the_score_test_does(hits: int, n: int) -> None:
+    """At both ends p the share lies z standard deviations from p, by the definition of the score test."""
+    found = share(hits, n)
+    assert found.value == hits / n and found.n == n
+    assert 0 <= found.low <= found.value <= found.high <= 1 and found.low < found.high
+    for p in {found.low, found.high} - {0.0, 1.0}:
+        assert abs(found.value - p) / math.sqrt(p * (1 - p) / n) == pytest.approx(1.959964, abs=1e-5)
+
+
+def test_a_share_keeps_a_width_at_its_ends() -> None:
+    """With z^2 = 3.8415: no hit of n gives z^2 / (n + z^2) as the upper end, and all hits mirror it."""
+    assert share(0, 10).low == 0 and share(0, 10).high == pytest.approx(3.8415 / 13.8415, abs=1e-5)
+    assert share(10, 10).high == 1 and share(10, 10).low == pytest.approx(10 / 13.8415, abs=1e-5)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 0), (-1, 5), (6, 5)])
+def test_a_share_of_nothing_is_refused(hits: int, n: int) -> None:
+    with pytest.raises(ValueError, match="a share needs at least 1 case"):
+        share(hits, n)

@@ -49,6 +49,8 @@ LAYERS: dict[str, int] = {
     # what people see
     "terminal": 4,
     "progress": 5,
+    # winners trained in full
+    "retrain": 5,
     "cli": 6,
 }
 
@@ -60,7 +62,8 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "jinja2": ("report",),
     "moocore": ("pareto",),
     "scipy": ("evidence", "cost.latency_model", "search"),
-    "torch": ("device", "models", "cost.measure", "cost.latency", "data", "train", "executors"),
+    "torch": ("device", "models", "cost.measure", "cost.latency", "data", "train", "executors", "export", "retrain"),
+    "safetensors": ("export",),
     "torchvision": ("data",),
     "PIL": ("data",),
     "pydantic": ("checked", "space", "search"),

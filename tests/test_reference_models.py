@@ -46,7 +46,7 @@ def _check(description: Description, expected: Mapping[str, Any]) -> None:
     for input_size, counts in inputs.items():
         priced = cost(arch, input_size)
         assert (priced.params, priced.macs) == (expected["params"], counts["macs"])
-        measured = count_operators(network, input_size).by_operator
+        measured = count_operators(network, arch.in_channels, input_size).by_operator
         for operator in ("conv", "linear", "batch_norm"):
             assert measured[operator] == counts[operator], f"{operator} at {input_size}"
         assert measured["conv"] + measured["linear"] == counts["macs"]

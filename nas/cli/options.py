@@ -10,6 +10,7 @@ import typer
 from nas.units import parse_count
 
 StudyFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a search, as in results/digits.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 SpaceSource = Annotated[str, typer.Argument(metavar="SPACE", help="A space's TOML file, or a shipped one's name.")]
 MaxMacs = Annotated[str | None, typer.Option(metavar="COUNT", help="At most this many multiply-adds, as in 20M.")]
 MaxParams = Annotated[str | None, typer.Option(metavar="COUNT", help="At most this many parameters, as in 300k.")]

@@ -1,12 +1,10 @@
-"""`nas front`, `nas report` and `nas export`: what comes after a search."""
+"""`nas front` and `nas report`: what a search found."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from nas import terminal
 from nas.cli.options import Knee, MaxMacs, MaxParams, StudyFolder, caps_of
@@ -52,35 +50,6 @@ def report(run: StudyFolder) -> None:
     from nas.report import write_report
 
     print(write_report(run_at(run)))
-
-
-def export(
-    run: StudyFolder,
-    max_macs: MaxMacs = None,
-    max_params: MaxParams = None,
-    knee: Knee = False,
-    trial: Annotated[int | None, typer.Option(help="The network of this trial.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write into. [RUN/best/KEY]")] = None,
-) -> None:
-    """Write the picked network's config.json: by default the most accurate of the front.
-
-    \b
-    nas export results/digits --knee
-    nas export results/digits --max-macs 500k --out my_network
-    nas export results/digits --trial 7
-    """
-    from nas.export.config import write_config
-    from nas.export.pick import objectives_of, pick, require_complete, under
-
-    found = run_at(run)
-    objectives = objectives_of(found)
-    if trial is not None:
-        if knee or max_macs or max_params:
-            raise ValueError("--trial picks one network: it cannot stand beside --knee, --max-macs or --max-params")
-        chosen = require_complete(found.trials(), trial)
-    else:
-        chosen = pick(under(found.front(objectives), caps_of(max_macs, max_params)), objectives, knee=knee)
-    print(write_config(found, chosen, out))
 
 
 def run_at(folder: Path) -> Run:

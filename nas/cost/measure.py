@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from nas.arch import Architecture
 from nas.models import Network, build
@@ -57,34 +58,39 @@ def measure(arch: Architecture, input_size: int) -> Measured:
 
 def measure_network(network: Network, input_size: int) -> Measured:
     """Counts a network that is already built, by two forward passes; leaves its mode as it was."""
-    operators = count_operators(network, input_size)
+    return measure_module(network, network.arch.in_channels, input_size)
+
+
+def measure_module(network: nn.Module, in_channels: int, input_size: int) -> Measured:
+    """As `measure_network`, of any module with convolutions and a linear layer that takes images of `in_channels`."""
+    operators = count_operators(network, in_channels, input_size)
     return Measured(
         params=sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
         macs=operators.by_operator["conv"] + operators.by_operator["linear"],
-        activations=count_activations(network, input_size),
+        activations=count_activations(network, in_channels, input_size),
         fvcore_total=sum(operators.by_operator.values()),
         by_operator=operators.by_operator,
         unsupported=operators.unsupported,
     )
 
 
-def count_operators(network: Network, input_size: int) -> Operators:
-    with _analysis(FlopCountAnalysis, network, input_size) as analysis:
+def count_operators(network: nn.Module, in_channels: int, input_size: int) -> Operators:
+    with _analysis(FlopCountAnalysis, network, in_channels, input_size) as analysis:
         counts = {name: int(count) for name, count in sorted(analysis.by_operator().items())}
         return Operators(counts, tuple(sorted(analysis.unsupported_ops())))
 
 
-def count_activations(network: Network, input_size: int) -> int:
+def count_activations(network: nn.Module, in_channels: int, input_size: int) -> int:
     """Output elements of all convolutions."""
-    with _analysis(ActivationCountAnalysis, network, input_size) as analysis:
+    with _analysis(ActivationCountAnalysis, network, in_channels, input_size) as analysis:
         return int(analysis.by_operator()["conv"])
 
 
 @contextmanager
-def _analysis(kind: type[Any], network: Network, input_size: int) -> Iterator[Any]:
+def _analysis(kind: type[Any], network: nn.Module, in_channels: int, input_size: int) -> Iterator[Any]:
     """An fvcore analysis of `network` in eval mode, which traces when it is first asked."""
-    weight = network.classifier.weight
-    image = torch.zeros(1, network.arch.in_channels, input_size, input_size, dtype=weight.dtype, device=weight.device)
+    weight = next(network.parameters())
+    image = torch.zeros(1, in_channels, input_size, input_size, dtype=weight.dtype, device=weight.device)
     analysis = kind(network, image)
     # Unsupported operators are returned by `measure`, so fvcore need not warn of them; nor of modules it never calls.
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")

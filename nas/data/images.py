@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,6 +130,18 @@ class ImageData:
     def skipped(self) -> tuple[str, ...]:
         """Names of the images of train and validation that could not be decoded."""
         return (*self.train.skipped, *self.val.skipped)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a record says of the data, as plain JSON values; train and val are numbers of images."""
+        return {
+            "name": self.name,
+            "digest": self.digest,
+            "classes": list(self.classes),
+            "size": self.size,
+            "channels": self.channels,
+            "train": len(self.train),
+            "val": len(self.val),
+        }
 
     @property
     def has_test(self) -> bool:

@@ -6,48 +6,53 @@ Also how a command is given networks: by such files, or by the names of publishe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from nas.arch import Architecture
-from nas.pareto import COSTS
-from nas.record import Run, read_json, write_json
+from nas.cost.formula import cost
+from nas.evidence import CONFIDENCE, share
+from nas.record import Run, environment, read_json
 from nas.zoo import PUBLISHED, Published
 
-FORMAT = 1
+JSON = Mapping[str, Any]
+
+FORMAT = 2
+"""1 had neither the interval of the accuracy, nor the data set's classes, nor networks without a trial."""
 
 
-def network_config(run: Run, trial: int) -> dict[str, Any]:
-    """The network of a finished trial as plain JSON: architecture, cost, accuracy and how both came to be."""
-    spec = run.read_spec(trial)
+def trial_config(run: Run, trial: int) -> dict[str, Any]:
+    """config.json of a trial that was trained in full: architecture, cost, accuracy and how both came to be.
+
+    Raises ValueError for any other trial.
+    """
+    spec, settings = run.read_spec(trial), run.read_run()
     result = run.read_result(trial)
     if result is None or result.get("status") != "ok":
         raise ValueError(f"trial {trial} of study {run.study} has not finished: pick a complete one")
-    arch = Architecture.from_json(spec["arch"]).canonical()
-    settings = run.read_run()
+    if not result.get("full", True):
+        raise ValueError(f"trial {trial} of study {run.study} was stopped before its full budget: pick a complete one")
+    try:
+        return _trial(run, trial, spec, settings, result)
+    except KeyError as error:
+        raise ValueError(f"the record of trial {trial} in {run.folder} lacks the key {error}") from None
+
+
+def _trial(run: Run, trial: int, spec: JSON, settings: JSON, result: JSON) -> dict[str, Any]:
     return {
-        "format": FORMAT,
-        "key": arch.key,
-        "architecture": arch.to_json(),
-        "family": arch.family,
-        "input_size": settings["space"]["fixed"]["input_size"],
-        "cost": {name: spec["cost"][name] for name in COSTS},
+        **_described(Architecture.from_json(spec["arch"]), settings["space"]["fixed"]["input_size"]),
         "latency": _latency(run, spec),
-        "accuracy": {
-            "value": result["accuracy"],
-            "measured": "validation split, one training",
-            "epochs": result["epochs"],
-            "seed": spec["seed"],
-        },
-        "data": {**spec["data"], "digest": settings["data"]["digest"]},
+        "accuracy": _accuracy(result, spec, settings["data"]["val"]),
+        "data": {**spec["data"], **settings["data"]},
         "recipe": spec["recipe"],
         "found": {
             "study": run.study,
             "trial": trial,
             "genotype": spec["genotype"],
             "sampler": settings["config"]["sampler"],
+            "seed": settings["config"]["seed"],
         },
         "environment": settings["environment"],
     }
@@ -66,12 +71,47 @@ def _latency(run: Run, spec: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def write_config(run: Run, trial: int, folder: Path | None = None) -> Path:
-    """Write config.json into `folder` (default: best/<key> of the study) and return its path."""
-    config = network_config(run, trial)
-    path = (folder if folder is not None else run.path("best", str(config["key"]))) / "config.json"
-    write_json(path, config)
-    return path
+def _accuracy(result: JSON, spec: JSON, images: int) -> dict[str, Any]:
+    counted = share(round(result["accuracy"] * images), images)
+    return {
+        "value": result["accuracy"],
+        "low": counted.low,
+        "high": counted.high,
+        "confidence": CONFIDENCE,
+        "measured": "validation split, one training",
+        "images": images,
+        "epochs": result["epochs"],
+        "steps": result.get("steps"),
+        "seed": spec["seed"],
+        "device": result.get("device"),
+        "precision": result.get("precision", spec["recipe"].get("precision")),
+    }
+
+
+def network_config(found: FoundNetwork, input_size: int) -> dict[str, Any]:
+    """config.json of a network by file or by name: nothing was trained, so nothing is said of that."""
+    published = found.published
+    source = {"published": published.name, "paper": published.paper} if published else {"file": Path(found.label).name}
+    return {
+        **_described(found.architecture, input_size),
+        "accuracy": None,
+        "data": None,
+        "recipe": None,
+        "found": source,
+        "environment": environment(),
+    }
+
+
+def _described(arch: Architecture, input_size: int) -> dict[str, Any]:
+    canonical = arch.canonical()
+    return {
+        "format": FORMAT,
+        "key": canonical.key,
+        "architecture": canonical.to_json(),
+        "family": canonical.family,
+        "input_size": input_size,
+        "cost": asdict(cost(canonical, input_size)),
+    }
 
 
 def read_architecture(path: Path) -> tuple[Architecture, int | None]:

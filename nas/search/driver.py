@@ -203,7 +203,6 @@ def _enter(plan: _Plan) -> None:
 
 def _describe(plan: _Plan) -> dict[str, Any]:
     settings = plan.config.model_dump(mode="json", exclude=_RESOLVED)
-    data = plan.data
     value = {
         "format": FORMAT,
         "created": record.now(),
@@ -215,15 +214,7 @@ def _describe(plan: _Plan) -> dict[str, Any]:
             "recipe": plan.recipe,
         },
         "space": plan.space.to_json(),
-        "data": {
-            "name": data.name,
-            "digest": data.digest,
-            "classes": list(data.classes),
-            "size": data.size,
-            "channels": data.channels,
-            "train": len(data.train),
-            "val": len(data.val),
-        },
+        "data": plan.data.to_json(),
         "environment": record.environment(),
     }
     plain: dict[str, Any] = json.loads(json.dumps(value))

@@ -31,10 +31,11 @@ def evaluate(
     device: torch.device,
     batch_size: int = EVAL_BATCH,
     precision: Precision = "fp32",
+    normalise: Normalise | None = None,
 ) -> Evaluation:
     """How well the model, on `device` and in eval mode, classifies the split's images.
 
-    `data` gives the normalisation. An image with a logit that is not finite counts as wrong.
+    normalise: that of `data` by default. An image with a logit that is not finite counts as wrong.
     """
     if len(split) == 0:
         raise ValueError("a split to evaluate on needs at least one image, but got 0")
@@ -42,8 +43,9 @@ def evaluate(
     model.eval()
     right = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), device=device)
+    normalise = normalise or Normalise.of(data)
     with torch.inference_mode(), autocast(device, resolve_precision(precision, device)):
-        for x_BCHW, labels_B in plain_batches(on_device(split, device), Normalise.of(data), batch_size=batch_size):
+        for x_BCHW, labels_B in plain_batches(on_device(split, device), normalise, batch_size=batch_size):
             logits_BC = model(x_BCHW)
             right += ((logits_BC.argmax(dim=1) == labels_B) & logits_BC.isfinite().all(dim=1)).sum()
             loss += nn.functional.cross_entropy(logits_BC.float(), labels_B, reduction="sum")

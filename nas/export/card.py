@@ -1,0 +1,131 @@
+"""`README.md`: the exported network for people: what, how found, the numbers, how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nas.arch import Architecture
+
+JSON = Mapping[str, Any]
+
+
+def card(config: JSON, metrics: JSON) -> str:
+    """The text, from config.json and metrics.json alone."""
+    arch = Architecture.from_json(config["architecture"])
+    parts = [
+        f"# {arch.family} network {config['key']}",
+        _what(config, arch),
+        _genes(arch),
+        "## Numbers",
+        _numbers(config, metrics),
+        "## Load",
+        _load(config, metrics),
+        "## How it was found",
+        _found(config),
+        "## What was checked",
+        _checked(metrics),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _what(config: JSON, arch: Architecture) -> str:
+    side = config["input_size"]
+    return (
+        f"A convolutional network for images of {arch.in_channels} x {side} x {side} and {arch.num_classes} classes. "
+        "`model.py` is plain PyTorch and needs nothing else; `config.json` describes the network for ParetoNeSt."
+    )
+
+
+def _genes(arch: Architecture) -> str:
+    rows = [("blocks", arch.block), ("stem", arch.stem.kind), *arch.summary().items(), ("shortcut", arch.shortcut)]
+    return _table(("gene", "value; by stage where they differ"), [(name, f"`{value}`") for name, value in rows])
+
+
+def _numbers(config: JSON, metrics: JSON) -> str:
+    price = config["cost"]
+    rows = [
+        ("parameters", f"{price['params']:,}"),
+        ("multiply-adds of one image", f"{price['macs']:,}"),
+        ("activations of convolutions", f"{price['activations']:,}"),
+    ]
+    recorded, found = config["accuracy"], metrics["accuracy"]
+    if recorded:
+        rows.append(("accuracy as recorded by the search, validation", _share(recorded)))
+    rows += [
+        (f"accuracy of these files, {split}", _share(found[split]))
+        for split in ("validation", "test")
+        if found and split in found
+    ]
+    notes = []
+    if recorded:
+        notes.append(
+            f"The search trained for {recorded['epochs']} epochs, seed {recorded['seed']}, and saw validation."
+        )
+        notes.append("A network picked for its validation accuracy is a little worse on new images.")
+    if metrics["weights"].startswith("random"):
+        notes.append(f"`model.safetensors` is not trained: {metrics['weights']}.")
+    if metrics["weights"] == "none":
+        notes.append("There are no weights in this folder.")
+    return "\n\n".join([_table(("", ""), rows), *([" ".join(notes)] if notes else [])])
+
+
+def _share(found: JSON) -> str:
+    return (
+        f"{100 * found['value']:.2f} % ({100 * found['low']:.2f} to {100 * found['high']:.2f} %, "
+        f"{100 * found['confidence']:.0f} % confidence, {found['images']:,} images)"
+    )
+
+
+def _load(config: JSON, metrics: JSON) -> str:
+    weights = metrics["weights"] != "none"
+    code = [
+        "from model import Network",
+        *(["from safetensors.torch import load_file"] if weights else []),
+        "",
+        "network = Network().eval()",
+        *(['network.load_state_dict(load_file("model.safetensors"))'] if weights else []),
+        "logits = network(images)  # B x C x H x W",
+    ]
+    text = "```python\n" + "\n".join(code) + "\n```"
+    data = config["data"]
+    if data is None:
+        return text
+    mean, std = ([round(value, 6) for value in data[name]] for name in ("mean", "std"))
+    classes = ", ".join(map(str, data["classes"][:20])) + (", ..." if len(data["classes"]) > 20 else "")
+    return f"{text}\n\nImages are `(pixel / 255 - {mean}) / {std}` by channel. Classes: {classes}."
+
+
+def _found(config: JSON) -> str:
+    found = config["found"]
+    if "published" in found:
+        return f"It is `{found['published']}`, published in {found['paper']}."
+    if "study" not in found:
+        return f"It was read from `{found['file']}`."
+    data, versions = config["data"], config["environment"]["versions"]
+    genes = ", ".join(f"{name} {value}" for name, value in found["genotype"].items())
+    return (
+        f"Trial {found['trial']} of the study `{found['study']}` (sampler {found['sampler']}, seed {found['seed']}) on "
+        f"{data['name']}: {data['train']:,} images to train, {data['val']:,} to validate. "
+        f"ParetoNeSt {versions['paretonest']}, PyTorch {versions['torch']}. The recipe is in `config.json`.\n\n"
+        f"Genes: {genes or 'those of the table above'}.\n\n"
+        f"To train it in full: `nas retrain --arch config.json --data {data['source']} --epochs 100 --out full`"
+    )
+
+
+def _checked(metrics: JSON) -> str:
+    outputs = metrics["outputs"]
+    rows = [
+        (f"`{name}`", f"{found['max_absolute']:.3g}", f"{found['max_relative']:.3g}")
+        for name, found in outputs["differences"].items()
+    ]
+    table = _table(("file", "largest difference of an output", "by the largest output"), rows)
+    return (
+        f"Against the network as it was searched, in eval mode, float32, on {outputs['images']}:\n\n{table}\n\n"
+        "Parameters and multiply-adds are equal by formula and by fvcore on both. All figures are in `metrics.json`."
+    )
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

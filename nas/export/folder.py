@@ -1,0 +1,138 @@
+"""The folder of an exported network: config.json, model.py, model.safetensors, metrics.json, README.md.
+
+It is written beside its place, proven, and renamed: a check that fails leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas import record
+from nas.arch import Architecture
+from nas.atomic import folder_atomic, write_atomic
+from nas.data import ImageData, load
+from nas.export.card import card
+from nas.export.config import FoundNetwork, network_config, trial_config
+from nas.export.onnx import save_onnx
+from nas.export.proof import MODEL, ONNX, WEIGHTS, Claim, images_of, loaded, prove
+from nas.export.source import model_source
+from nas.export.weights import Weights, random_weights, save_weights
+from nas.record import Run, write_json
+from nas.train import load_weights
+
+FILES = ("config.json", MODEL, WEIGHTS, "metrics.json", "README.md")
+FORMAT = 1
+"""Of metrics.json."""
+PROOF_SEED = 0
+"""Of the weights that the proof runs with, where the export has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """A network and what is to be written of it.
+
+    config: config.json. origin: where it comes from, a sentence. weights: None to write none; trained: whether they are
+    those whose accuracy was recorded. data: None where nothing was trained.
+    """
+
+    config: Mapping[str, Any]
+    origin: str
+    weights: Weights | None
+    weights_from: str
+    trained: bool = False
+    data: ImageData | None = None
+
+    @property
+    def architecture(self) -> Architecture:
+        return Architecture.from_json(self.config["architecture"])
+
+
+def of_trial(run: Run, trial: int, *, random_seed: int | None = None) -> Export:
+    """A trial of a search with its trained weights, or with weights drawn by `random_seed`.
+
+    Without both the export has no weights. Raises ValueError where the trial was not trained in full, where its data
+    set cannot be had or has changed, or where its checkpoint is damaged.
+    """
+    config = trial_config(run, trial)
+    data = load(**run.read_spec(trial)["data"])
+    if data.digest != config["data"]["digest"]:
+        raise ValueError(f"the data set {data.source} has changed since the search: restore the images it had then")
+    config["data"] |= {"mean": list(data.mean), "std": list(data.std)}
+    checkpoint = run.checkpoint(trial)
+    trained = random_seed is None and checkpoint.exists()
+    weights, weights_from = _weights(config, random_seed)
+    if trained:
+        weights, weights_from = load_weights(checkpoint), "the search's training"
+    origin = f"The network of trial {trial} of the search {run.study}."
+    return Export(config=config, origin=origin, weights=weights, weights_from=weights_from, trained=trained, data=data)
+
+
+def of_network(found: FoundNetwork, input_size: int, *, random_seed: int | None = None) -> Export:
+    """A network by file or by name, with weights drawn by `random_seed`, or without any."""
+    config = network_config(found, input_size)
+    published = found.published
+    origin = f"The network {published.name} ({published.paper})." if published else "A network from a file."
+    weights, weights_from = _weights(config, random_seed)
+    return Export(config=config, origin=origin, weights=weights, weights_from=weights_from)
+
+
+def _weights(config: Mapping[str, Any], random_seed: int | None) -> tuple[Weights | None, str]:
+    if random_seed is None:
+        return None, "none"
+    return random_weights(Architecture.from_json(config["architecture"]), random_seed), f"random, seed {random_seed}"
+
+
+def write_export(export: Export, folder: Path, *, device: torch.device, onnx: bool = False) -> Path:
+    """Write the folder, prove it, and return its path; an export that was there is replaced.
+
+    device: where the accuracy is counted anew. onnx: also write model.onnx. Raises ValueError, and leaves everything as
+    it was, where a check fails or `folder` holds anything that no export wrote.
+    """
+    _require_ours(folder)
+    if onnx and export.weights is None:
+        raise ValueError("model.onnx holds weights, but there are none to export: ask for random ones, or leave it out")
+    arch, claim = export.architecture, _claim(export)
+    with folder_atomic(folder) as made:
+        write_atomic(made / MODEL, model_source(arch, export.config["input_size"], export.origin))
+        if export.weights is not None:
+            save_weights(made / WEIGHTS, export.weights, {"key": arch.key, "weights": export.weights_from})
+        if onnx:
+            save_onnx(loaded(made / MODEL, claim.weights), made / ONNX, images_of(claim)[0][:2])
+        metrics = {
+            "format": FORMAT,
+            "key": arch.key,
+            "made": record.now(),
+            "weights": export.weights_from,
+            **prove(claim, made, device),
+            "environment": record.environment(),
+        }
+        write_json(made / "config.json", export.config)
+        write_json(made / "metrics.json", metrics)
+        write_atomic(made / "README.md", card(export.config, metrics))
+    return folder
+
+
+def _claim(export: Export) -> Claim:
+    recorded = export.config["accuracy"] if export.trained else None
+    return Claim(
+        architecture=export.architecture,
+        input_size=export.config["input_size"],
+        weights=random_weights(export.architecture, PROOF_SEED) if export.weights is None else export.weights,
+        data=export.data,
+        accuracy=recorded["value"] if recorded else None,
+        precision=recorded["precision"] if recorded else "fp32",
+    )
+
+
+def _require_ours(folder: Path) -> None:
+    """An export replaces a whole folder, so it must be one that an export wrote."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: name a folder to export into")
+    foreign = sorted({path.name for path in folder.glob("*")} - {*FILES, ONNX, "__pycache__"})
+    if foreign:
+        raise ValueError(f"{folder} holds {foreign[0]}, which no export wrote: name a new folder")
