@@ -238,8 +238,8 @@ class Networks:
         return self._batch(*self._admissible(codes_NG))
 
     def trained(self, codes_NG: NDArray[np.int64], log_costs_NC: Floats) -> Batch:
-        """The networks of trials, canonical, all of them."""
-        return self._batch(self.canonical(codes_NG), log_costs_NC)
+        """The networks of trials, all of them; their codes are canonical already."""
+        return self._batch(codes_NG, log_costs_NC)
 
     def canonical(self, codes_NG: NDArray[np.int64]) -> NDArray[np.int64]:
         """Genes that do not act stand at their first option."""
@@ -348,11 +348,11 @@ class History:
     @classmethod
     def of(cls, trials: Sequence[FrozenTrial], study: Study, networks: Networks) -> History:
         column = _accuracy_column(study)
-        done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        values = np.array([trial.values for trial in done])
-        batch = networks.trained(_codes(networks, done), logarithms(np.delete(values, column, axis=1)))
-        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         taken_NG = networks.canonical(_codes(networks, trials))
+        done = [row for row, trial in enumerate(trials) if trial.state == TrialState.COMPLETE]
+        values = np.array([trials[row].values for row in done])
+        batch = networks.trained(taken_NG[done], logarithms(np.delete(values, column, axis=1)))
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         return cls(batch, values[:, column], networks.read(_codes(networks, running)), taken_NG)
 
 
