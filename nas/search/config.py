@@ -29,7 +29,7 @@ class SearchConfig(BaseModel):
     """Path of a space's TOML file, or the name of a shipped space."""
     data: str = "digits"
     """Source of the images, as `nas.data.load` reads it."""
-    trials: int = Field(80, ge=1)
+    trials: int = Field(40, ge=1)
     """Networks to train, to the first rung at least, failed ones included; a resumed search counts those it has."""
     epochs: int = Field(3, ge=1)
     """Epochs of a training in full."""

@@ -38,13 +38,13 @@ LEAST_ERROR = 1e-3
 
 
 def rungs(budget: int, least: int, *, eta: int = ETA, most: int = RUNGS) -> tuple[int, ...]:
-    """Budgets, ascending, of which the last is `budget` and none is below `least`, in the same unit.
+    """Budgets, ascending, in one unit: the last is `budget`, none of the others is below `least` or above 1/eta of it.
 
     Raises ValueError unless budget >= 1, eta >= 2 and most >= 1.
     """
     if budget < 1 or eta < 2 or most < 1:
         raise ValueError(f"rungs need a budget >= 1, eta >= 2 and most >= 1, but got {budget}, {eta} and {most}")
-    shorter = (round(budget / eta**power) for power in range(most - 1, 0, -1))
+    shorter = (budget // eta**power for power in range(most - 1, 0, -1))
     return (*dict.fromkeys(rung for rung in shorter if max(least, 1) <= rung < budget), budget)
 
 
