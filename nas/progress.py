@@ -97,10 +97,10 @@ class Progress:
         rejected = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in summary.ledger.rejected.items())
         self._console.print(front_table(front, objectives))
         stopped = summary.finished - summary.complete - summary.failed
+        share = f"{100 * summary.trained:.0f} % of the steps that all would have taken"
         self._say(
             f"{summary.ended}; {summary.failed} failed, {summary.added} added in {summary.seconds:.0f} s",
-            f"trained in full: {summary.complete}, stopped at a rung: {stopped}; "
-            f"{100 * summary.trained:.0f} % of the steps that all would have taken",
+            *([f"trained in full: {summary.complete}, stopped early: {stopped}; {share}"] if stopped else []),
             f"never trained: {rejected} (about {summary.ledger.saved_seconds:.0f} s of training saved)",
         )
 
