@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from nas.evidence import share
 from nas.export import folder as folder_module
 from nas.export.config import find_network, read_architecture, trial_config
 from nas.export.folder import FILES, of_network, of_trial, write_export
+from nas.export.forms import FORMS
 from nas.export.onnx import run_onnx, save_onnx
 from nas.export.pick import most_accurate, require_complete
 from nas.export.source import model_source
@@ -319,7 +321,7 @@ ONNX = pytest.mark.skipif(
 
 @ONNX
 def test_onnx_runtime_gives_the_same_outputs(searched: Run, tmp_path: Path) -> None:
-    folder = write_export(of_trial(searched, 0), tmp_path / "mine", device=CPU, onnx=True)
+    folder = write_export(of_trial(searched, 0), tmp_path / "mine", device=CPU, forms=["onnx"])
     assert {path.name for path in folder.iterdir()} == {*FILES, "model.onnx"}
     found = read(folder / "metrics.json")["outputs"]["differences"]["model.onnx"]
     assert found["max_absolute"] > 0 and found["max_relative"] <= found["tolerance"] == 1e-5
@@ -343,19 +345,56 @@ def test_onnx_takes_any_number_of_images(name: str, tmp_path: Path) -> None:
             assert difference(mine, network(x_BCHW[:count])) <= 1e-5
 
 
+@pytest.mark.parametrize("form", ["pt2", "torchscript"])
+def test_a_form_of_torch_is_the_network_without_its_code(form: str, searched: Run, tmp_path: Path) -> None:
+    folder = write_export(of_trial(searched, 0), tmp_path / "mine", device=CPU, forms=[form])
+    file = FORMS[form].file
+    assert {path.name for path in folder.iterdir()} == {*FILES, file}
+    found = read(folder / "metrics.json")["outputs"]["differences"][file]
+    assert found["max_relative"] <= found["tolerance"] == 1e-6
+    assert f"`{file}`" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("form", ["pt2", "torchscript"])
+@pytest.mark.parametrize(
+    "name", ["bottleneck sk split input", "bottleneck hybrid r4", "gate scse", "avd after", "stem deep"]
+)
+def test_forms_of_torch_take_any_number_of_images(name: str, form: str, tmp_path: Path) -> None:
+    network = lively(NETWORKS[name], dtype=torch.float32).eval()
+    exported = network_of(source(NETWORKS[name])).eval()
+    exported.load_state_dict(network.state_dict())
+    x_BCHW = images(NETWORKS[name], 70, dtype=torch.float32)
+    FORMS[form].save(exported, tmp_path / "file", x_BCHW[:2])
+    del exported
+    with torch.no_grad():
+        for count in (1, 3, 70):
+            mine = FORMS[form].run(tmp_path / "file", x_BCHW[:count])
+            assert difference(mine, network(x_BCHW[:count])) <= 1e-6
+
+
+def test_a_form_that_differs_is_refused_and_leaves_nothing(
+    searched: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = replace(FORMS["pt2"], run=lambda path, x_BCHW: FORMS["torchscript"].run(path, x_BCHW) + 1e-3)
+    monkeypatch.setitem(FORMS, "pt2", replace(wrong, save=FORMS["torchscript"].save))
+    with pytest.raises(ValueError, match=r"model\.pt2 is not the searched network: an output differs by 0\.001"):
+        write_export(of_trial(searched, 0), tmp_path / "mine", device=CPU, forms=["pt2"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_onnx_without_its_packages_names_the_line_that_installs_them(
     searched: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ValueError, match=r'needs onnx, which is missing: pip install "paretonest\[onnx\]"'):
-        write_export(of_trial(searched, 0), tmp_path / "mine", device=CPU, onnx=True)
+        write_export(of_trial(searched, 0), tmp_path / "mine", device=CPU, forms=["onnx"])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_onnx_without_weights_is_refused(own: Run, tmp_path: Path) -> None:
     own.checkpoint(0).unlink()
     with pytest.raises(ValueError, match=r"model\.onnx holds weights, but there are none to export"):
-        write_export(of_trial(own, 0), tmp_path / "mine", device=CPU, onnx=True)
+        write_export(of_trial(own, 0), tmp_path / "mine", device=CPU, forms=["onnx"])
 
 
 def test_a_record_that_lacks_a_key_is_named(tmp_path: Path) -> None:

@@ -38,6 +38,10 @@ def export(
     onnx: Annotated[
         bool, typer.Option("--onnx", help='Also model.onnx; needs pip install "paretonest[onnx]".')
     ] = False,
+    pt2: Annotated[bool, typer.Option("--pt2", help="Also model.pt2, for torch.export.load.")] = False,
+    torchscript: Annotated[
+        bool, typer.Option("--torchscript", help="Also model.torchscript, for torch.jit.load.")
+    ] = False,
     device: Device = "auto",
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; of several networks, the folder of theirs. [RUN/best/KEY]")
@@ -53,7 +57,7 @@ def export(
     nas export results/digits --max-macs 500k --out my_network
     nas export results/digits --trial 7
     nas export results/digits --all-front --out networks
-    nas export results/digits --top 3 --onnx
+    nas export results/digits --top 3 --onnx --pt2
     nas export --arch resnest50 --out resnest50
     nas export --arch my_network/config.json --random-weights 0 --out fresh
     """
@@ -61,6 +65,7 @@ def export(
     from nas.export.folder import write_export
 
     where = resolve_device(device)
+    forms = [name for name, asked in (("onnx", onnx), ("pt2", pt2), ("torchscript", torchscript)) if asked]
     ways = {"--knee": knee, "--trial": trial is not None, "--all-front": all_front, "--top": top is not None}
     _require_one([way for way, given in ways.items() if given])
     caps = caps_of(max_macs, max_params)
@@ -69,7 +74,7 @@ def export(
     if arch is not None:
         _require_alone(arch, run is not None or bool(caps) or any(ways.values()), out)
         assert out is not None
-        print(write_export(_named(arch, input_size, random_weights), out, device=where, onnx=onnx))
+        print(write_export(_named(arch, input_size, random_weights), out, device=where, forms=forms))
         return
     if run is None:
         raise ValueError("nothing to export: give the folder of a search, or --arch with a config.json or a name")
@@ -78,7 +83,7 @@ def export(
     found = run_at(run)
     picked = _picked(found, caps, knee=knee, trial=trial, all_front=all_front, top=top)
     for made, place in _exports(found, picked, random_weights, out, several=all_front or top is not None):
-        print(write_export(made, place, device=where, onnx=onnx), flush=True)
+        print(write_export(made, place, device=where, forms=forms), flush=True)
         if made.weights is None:
             print(f"{place}: no weights, as its trial has no checkpoint in {run}", file=sys.stderr)
 

@@ -5,7 +5,7 @@ It is written beside its place, proven, and renamed: a check that fails leaves n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from nas.atomic import folder_atomic, write_atomic
 from nas.data import ImageData, load
 from nas.export.card import card
 from nas.export.config import FoundNetwork, network_config, trial_config
-from nas.export.onnx import save_onnx
-from nas.export.proof import MODEL, ONNX, WEIGHTS, Claim, images_of, loaded, prove
+from nas.export.forms import FORMS
+from nas.export.proof import MODEL, WEIGHTS, Claim, images_of, loaded, prove
 from nas.export.source import model_source
 from nas.export.weights import Weights, random_weights, save_weights
 from nas.record import Run, write_json
@@ -87,22 +87,23 @@ def _weights(config: Mapping[str, Any], random_seed: int | None) -> tuple[Weight
     return random_weights(Architecture.from_json(config["architecture"]), random_seed), f"random, seed {random_seed}"
 
 
-def write_export(export: Export, folder: Path, *, device: torch.device, onnx: bool = False) -> Path:
+def write_export(export: Export, folder: Path, *, device: torch.device, forms: Sequence[str] = ()) -> Path:
     """Write the folder, prove it, and return its path; an export that was there is replaced.
 
-    device: where the accuracy is counted anew. onnx: also write model.onnx. Raises ValueError, and leaves everything as
-    it was, where a check fails or `folder` holds anything that no export wrote.
+    device: where the accuracy is counted anew. forms: other ones to write, keys of `FORMS`. Raises ValueError, and
+    leaves everything as it was, where a check fails or `folder` holds anything that no export wrote.
     """
     _require_ours(folder)
-    if onnx and export.weights is None:
-        raise ValueError("model.onnx holds weights, but there are none to export: ask for random ones, or leave it out")
+    if forms and export.weights is None:
+        file = FORMS[forms[0]].file
+        raise ValueError(f"{file} holds weights, but there are none to export: ask for random ones, or leave it out")
     arch, claim = export.architecture, _claim(export)
     with folder_atomic(folder) as made:
         write_atomic(made / MODEL, model_source(arch, export.config["input_size"], export.origin))
         if export.weights is not None:
             save_weights(made / WEIGHTS, export.weights, {"key": arch.key, "weights": export.weights_from})
-        if onnx:
-            save_onnx(loaded(made / MODEL, claim.weights), made / ONNX, images_of(claim)[0][:2])
+        for form in (FORMS[name] for name in forms):
+            form.save(loaded(made / MODEL, claim.weights), made / form.file, images_of(claim)[0][:2])
         metrics = {
             "format": FORMAT,
             "key": arch.key,
@@ -133,6 +134,8 @@ def _require_ours(folder: Path) -> None:
     """An export replaces a whole folder, so it must be one that an export wrote."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder to export into")
-    foreign = sorted({path.name for path in folder.glob("*")} - {*FILES, ONNX, "__pycache__"})
+    foreign = sorted(
+        {path.name for path in folder.glob("*")} - {*FILES, *(form.file for form in FORMS.values()), "__pycache__"}
+    )
     if foreign:
         raise ValueError(f"{folder} holds {foreign[0]}, which no export wrote: name a new folder")

@@ -24,17 +24,15 @@ from nas.data import ImageData, Split
 from nas.data.batches import Normalise, on_device, plain_batches
 from nas.device import device_name
 from nas.evidence import CONFIDENCE, share
-from nas.export.onnx import run_onnx
+from nas.export.forms import FORMS
 from nas.export.weights import Weights, read_weights
 from nas.models import build
 from nas.train import evaluate
 
-MODEL, WEIGHTS, ONNX = "model.py", "model.safetensors", "model.onnx"
+MODEL, WEIGHTS = "model.py", "model.safetensors"
 
 TOLERANCE = 1e-6
 """Of an output, times the largest output where that is above 1."""
-ONNX_TOLERANCE = 1e-5
-"""The same for ONNX Runtime, which fuses and orders operations in its own way."""
 COMPARED_IMAGES = 256
 BATCH = 64
 RANDOM_IMAGES = 8
@@ -63,7 +61,7 @@ class Claim:
 
 
 def prove(claim: Claim, folder: Path, device: torch.device) -> dict[str, Any]:
-    """Runs the searched network and what lies in the folder: model.py, and model.safetensors and model.onnx if there.
+    """Runs the searched network and what lies in the folder: model.py, and model.safetensors and other forms if there.
 
     device: where the accuracy is counted. Raises ValueError with the first check that fails.
     """
@@ -75,8 +73,10 @@ def prove(claim: Claim, folder: Path, device: torch.device) -> dict[str, Any]:
     x_BCHW, images = images_of(claim)
     its = _outputs(searched, x_BCHW)
     found = {name: _difference(name, _outputs(network, x_BCHW), its) for name, network in networks.items()}
-    if (folder / ONNX).exists():
-        found[ONNX] = _difference(ONNX, run_onnx(folder / ONNX, x_BCHW), its, ONNX_TOLERANCE)
+    for form in FORMS.values():
+        if (folder / form.file).exists():
+            outputs = form.run(folder / form.file, x_BCHW)
+            found[form.file] = _difference(form.file, outputs, its, form.tolerance)
     return {
         "outputs": {"images": images, "precision": "fp32", "device": "cpu", "differences": found},
         "cost": _costs(claim, {"searched network": searched, MODEL: networks[MODEL]}),

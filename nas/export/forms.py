@@ -1,0 +1,67 @@
+"""Other forms of an exported network, on request: each one file, written in eval mode for any number of images."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nas.atomic import write_atomic
+from nas.export.onnx import run_onnx, save_onnx
+
+BATCH = 64
+
+
+def save_pt2(network: nn.Module, path: Path, x_BCHW: Tensor) -> None:
+    """An exported program: `torch.export.load(path).module()` is the network, without its code."""
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(network.eval(), (x_BCHW,), dynamic_shapes=({0: batch},))
+    write_atomic(path, lambda file: torch.export.save(program, file))
+
+
+def run_pt2(path: Path, x_BCHW: Tensor) -> Tensor:
+    return _batched(torch.export.load(path).module(), x_BCHW)
+
+
+def save_torchscript(network: nn.Module, path: Path, x_BCHW: Tensor) -> None:
+    """A traced program, which C++ and mobile runtimes load. PyTorch calls TorchScript deprecated."""
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        program = torch.jit.trace(network.eval(), x_BCHW)  # type: ignore[no-untyped-call]
+        write_atomic(path, lambda file: torch.jit.save(program, file))
+
+
+def run_torchscript(path: Path, x_BCHW: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        network = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
+    return _batched(network, x_BCHW)
+
+
+def _batched(network: Callable[[Tensor], Tensor], x_BCHW: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return torch.cat([network(part) for part in torch.split(x_BCHW, BATCH)])
+
+
+@dataclass(frozen=True)
+class Form:
+    """save: network, path, at least 2 images. run: path, images -> outputs, from the file alone.
+
+    tolerance: of an output, times the largest output where that is above 1.
+    """
+
+    file: str
+    save: Callable[[nn.Module, Path, Tensor], None]
+    run: Callable[[Path, Tensor], Tensor]
+    tolerance: float
+
+
+FORMS = {
+    "onnx": Form("model.onnx", save_onnx, run_onnx, 1e-5),  # ONNX Runtime fuses and orders operations in its own way
+    "pt2": Form("model.pt2", save_pt2, run_pt2, 1e-6),
+    "torchscript": Form("model.torchscript", save_torchscript, run_torchscript, 1e-6),
+}
