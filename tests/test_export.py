@@ -28,6 +28,7 @@ from nas.evidence import share
 from nas.export import folder as folder_module
 from nas.export.config import find_network, read_architecture, trial_config
 from nas.export.folder import FILES, of_network, of_trial, write_export
+from nas.export.folding import fold
 from nas.export.forms import FORMS
 from nas.export.onnx import run_onnx, save_onnx
 from nas.export.pick import most_accurate, require_complete
@@ -370,6 +371,35 @@ def test_forms_of_torch_take_any_number_of_images(name: str, form: str, tmp_path
         for count in (1, 3, 70):
             mine = FORMS[form].run(tmp_path / "file", x_BCHW[:count])
             assert difference(mine, network(x_BCHW[:count])) <= 1e-6
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_folded_networks_give_the_same_outputs_without_batch_norms(name: str) -> None:
+    network = lively(NETWORKS[name]).eval()
+    exported = network_of(source(NETWORKS[name])).double()
+    exported.load_state_dict(network.state_dict())
+    folded = fold(exported)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    x_BCHW = images(NETWORKS[name], 3)
+    with torch.no_grad():
+        assert difference(folded(x_BCHW), network(x_BCHW)) <= 1e-12
+
+
+def test_other_forms_may_be_folded(searched: Run, tmp_path: Path) -> None:
+    plain = write_export(of_trial(searched, 0), tmp_path / "plain", device=CPU, forms=["pt2"])
+    folder = write_export(of_trial(searched, 0), tmp_path / "folded", device=CPU, forms=["pt2"], folded=True)
+    metrics = read(folder / "metrics.json")
+    assert (metrics["folded"], read(plain / "metrics.json")["folded"]) == (True, False)
+    assert metrics["outputs"]["differences"]["model.pt2"]["tolerance"] == 1e-5
+    assert (folder / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+    operations = {
+        place.name: {str(node.target) for node in torch.export.load(place / "model.pt2").graph.nodes}
+        for place in (plain, folder)
+    }
+    assert any("batch_norm" in one for one in operations["plain"])
+    assert not any("batch_norm" in one for one in operations["folded"])
+    with pytest.raises(ValueError, match=r"batch norms are folded in other forms than model.py"):
+        write_export(of_trial(searched, 0), tmp_path / "none", device=CPU, folded=True)
 
 
 def test_a_form_that_differs_is_refused_and_leaves_nothing(

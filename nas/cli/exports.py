@@ -42,6 +42,9 @@ def export(
     torchscript: Annotated[
         bool, typer.Option("--torchscript", help="Also model.torchscript, for torch.jit.load.")
     ] = False,
+    fold: Annotated[
+        bool, typer.Option("--fold", help="Fold batch norms into the convolutions of these other forms.")
+    ] = False,
     device: Device = "auto",
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; of several networks, the folder of theirs. [RUN/best/KEY]")
@@ -57,7 +60,7 @@ def export(
     nas export results/digits --max-macs 500k --out my_network
     nas export results/digits --trial 7
     nas export results/digits --all-front --out networks
-    nas export results/digits --top 3 --onnx --pt2
+    nas export results/digits --top 3 --onnx --fold
     nas export --arch resnest50 --out resnest50
     nas export --arch my_network/config.json --random-weights 0 --out fresh
     """
@@ -74,7 +77,7 @@ def export(
     if arch is not None:
         _require_alone(arch, run is not None or bool(caps) or any(ways.values()), out)
         assert out is not None
-        print(write_export(_named(arch, input_size, random_weights), out, device=where, forms=forms))
+        print(write_export(_named(arch, input_size, random_weights), out, device=where, forms=forms, folded=fold))
         return
     if run is None:
         raise ValueError("nothing to export: give the folder of a search, or --arch with a config.json or a name")
@@ -83,7 +86,7 @@ def export(
     found = run_at(run)
     picked = _picked(found, caps, knee=knee, trial=trial, all_front=all_front, top=top)
     for made, place in _exports(found, picked, random_weights, out, several=all_front or top is not None):
-        print(write_export(made, place, device=where, forms=forms), flush=True)
+        print(write_export(made, place, device=where, forms=forms, folded=fold), flush=True)
         if made.weights is None:
             print(f"{place}: no weights, as its trial has no checkpoint in {run}", file=sys.stderr)
 

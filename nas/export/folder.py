@@ -18,6 +18,7 @@ from nas.atomic import folder_atomic, write_atomic
 from nas.data import ImageData, load
 from nas.export.card import card
 from nas.export.config import FoundNetwork, network_config, trial_config
+from nas.export.folding import fold
 from nas.export.forms import FORMS
 from nas.export.proof import MODEL, WEIGHTS, Claim, images_of, loaded, prove
 from nas.export.source import model_source
@@ -87,29 +88,36 @@ def _weights(config: Mapping[str, Any], random_seed: int | None) -> tuple[Weight
     return random_weights(Architecture.from_json(config["architecture"]), random_seed), f"random, seed {random_seed}"
 
 
-def write_export(export: Export, folder: Path, *, device: torch.device, forms: Sequence[str] = ()) -> Path:
+def write_export(
+    export: Export, folder: Path, *, device: torch.device, forms: Sequence[str] = (), folded: bool = False
+) -> Path:
     """Write the folder, prove it, and return its path; an export that was there is replaced.
 
-    device: where the accuracy is counted anew. forms: other ones to write, keys of `FORMS`. Raises ValueError, and
-    leaves everything as it was, where a check fails or `folder` holds anything that no export wrote.
+    device: where the accuracy is counted anew. forms: other ones to write, keys of `FORMS`. folded: these have their
+    batch norms folded into the convolutions; model.py and its weights keep them. Raises ValueError, and leaves
+    everything as it was, where a check fails or `folder` holds anything that no export wrote.
     """
     _require_ours(folder)
     if forms and export.weights is None:
         file = FORMS[forms[0]].file
         raise ValueError(f"{file} holds weights, but there are none to export: ask for random ones, or leave it out")
+    if folded and not forms:
+        raise ValueError("batch norms are folded in other forms than model.py: ask for one of them, or leave it out")
     arch, claim = export.architecture, _claim(export)
     with folder_atomic(folder) as made:
         write_atomic(made / MODEL, model_source(arch, export.config["input_size"], export.origin))
         if export.weights is not None:
             save_weights(made / WEIGHTS, export.weights, {"key": arch.key, "weights": export.weights_from})
         for form in (FORMS[name] for name in forms):
-            form.save(loaded(made / MODEL, claim.weights), made / form.file, images_of(claim)[0][:2])
+            network = loaded(made / MODEL, claim.weights)
+            form.save(fold(network) if folded else network, made / form.file, images_of(claim)[0][:2])
         metrics = {
             "format": FORMAT,
             "key": arch.key,
             "made": record.now(),
             "weights": export.weights_from,
-            **prove(claim, made, device),
+            "folded": folded,
+            **prove(claim, made, device, folded=folded),
             "environment": record.environment(),
         }
         write_json(made / "config.json", export.config)
