@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.trial import FrozenTrial
 from scored_search import by_rung, search, settings, study_of, trials_of
 
 from nas.arch import Architecture
@@ -24,7 +25,7 @@ from nas.pareto import hypervolume, reference_point
 from nas.record import Run
 from nas.search import Event, Finished, GoesOn, Proposed, run_search
 from nas.search.halving import ETA, LEAST_ERROR, OPTIMISM, RUNGS, Halving, Shown, best_first, rungs
-from nas.search.samplers import SAMPLERS
+from nas.search.samplers import SAMPLERS, Proposer
 from nas.train import Recipe, train
 
 TABLE = pd.read_csv(Path(__file__).parent / "tables" / "tiny_digits.csv", index_col="key")
@@ -280,6 +281,29 @@ def test_optuna_sees_what_waits_and_what_is_complete(halved: tuple[str, Path, li
     for trial, shown in zip(trials, trials_of(out)["accuracy"], strict=True):
         about = trial.user_attrs["nas"]
         assert shown == (trial.values[0] if trial.values else about["rungs"][-1])
+
+
+def test_samplers_see_what_waiting_trials_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    histories: list[list[FrozenTrial]] = []
+
+    class Watched(Proposer):
+        def __init__(self, *arguments: Any) -> None:
+            histories.append(list(arguments[-1]))
+            super().__init__(*arguments)
+
+    monkeypatch.setattr("nas.search.driver.Proposer", Watched)
+    search(tmp_path, by_rung, trials=20, **STEPS)
+    for number, history in enumerate(histories):
+        assert [trial.number for trial in history] == list(range(number))
+        assert {trial.state.name for trial in history} <= {"COMPLETE"}
+    last = {trial.number: trial for trial in histories[-1]}
+    shown = trials_of(tmp_path).set_index("trial")
+    waiting = [number for number in last if shown.loc[number, "state"] == "stopped"]
+    assert waiting
+    for number in waiting:
+        rungs_passed = last[number].user_attrs["nas"]["rungs"]
+        assert last[number].values[0] > rungs_passed[-1]  # longer trainings are better
+        assert last[number].values[1] == shown.loc[number, "macs"]
 
 
 def test_the_front_is_of_networks_trained_in_full(halved: tuple[str, Path, list[Event]]) -> None:
