@@ -133,10 +133,6 @@ def counted_next(trials: Sequence[Shown], count: int, floor: float) -> set[int]:
     return set()
 
 
-def levels(count: int) -> st.SearchStrategy[list[int]]:
-    return st.lists(st.integers(1, count), min_size=1, max_size=count)
-
-
 @st.composite
 def many_trials(draw: st.DrawFn, count: int = RUNGS) -> list[Shown]:
     """Up to 24 trials, equal costs and accuracies among them, at any rung, waiting, running or failed."""

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from nas.atomic import write_atomic
+from nas.export.batched import batched
 from nas.export.onnx import run_onnx, save_onnx
-
-BATCH = 64
 
 
 def save_pt2(network: nn.Module, path: Path, x_BCHW: Tensor) -> None:
@@ -24,7 +23,7 @@ def save_pt2(network: nn.Module, path: Path, x_BCHW: Tensor) -> None:
 
 
 def run_pt2(path: Path, x_BCHW: Tensor) -> Tensor:
-    return _batched(torch.export.load(path).module(), x_BCHW)
+    return batched(torch.export.load(path).module(), x_BCHW)
 
 
 def save_torchscript(network: nn.Module, path: Path, x_BCHW: Tensor) -> None:
@@ -39,12 +38,7 @@ def run_torchscript(path: Path, x_BCHW: Tensor) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         network = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
-    return _batched(network, x_BCHW)
-
-
-def _batched(network: Callable[[Tensor], Tensor], x_BCHW: Tensor) -> Tensor:
-    with torch.inference_mode():
-        return torch.cat([network(part) for part in torch.split(x_BCHW, BATCH)])
+    return batched(network, x_BCHW)
 
 
 @dataclass(frozen=True)

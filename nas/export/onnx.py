@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.atomic import write_atomic
-
-BATCH = 64
+from nas.export.batched import batched
 
 
 def save_onnx(network: nn.Module, path: Path, x_BCHW: Tensor) -> None:
@@ -44,8 +43,7 @@ def run_onnx(path: Path, x_BCHW: Tensor) -> Tensor:
     """The outputs of ONNX Runtime on the CPU."""
     runtime = _required("onnxruntime")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    parts = torch.split(x_BCHW, BATCH)
-    return torch.cat([torch.from_numpy(session.run(["logits"], {"images": part.numpy()})[0]) for part in parts])
+    return batched(lambda part: torch.from_numpy(session.run(["logits"], {"images": part.numpy()})[0]), x_BCHW)
 
 
 def _required(package: str) -> Any:

@@ -24,6 +24,7 @@ from nas.data import ImageData, Split
 from nas.data.batches import Normalise, on_device, plain_batches
 from nas.device import device_name
 from nas.evidence import CONFIDENCE, share
+from nas.export.batched import BATCH, batched
 from nas.export.forms import FORMS
 from nas.export.weights import Weights, read_weights
 from nas.models import build
@@ -36,7 +37,6 @@ TOLERANCE = 1e-6
 FOLDED_TOLERANCE = 1e-5
 """The same for forms whose batch norms are folded: their weights are other numbers."""
 COMPARED_IMAGES = 256
-BATCH = 64
 RANDOM_IMAGES = 8
 SEED = 0
 """Of the images, where there is no data set."""
@@ -124,8 +124,7 @@ def images_of(claim: Claim) -> tuple[Tensor, str]:
 
 
 def _outputs(network: nn.Module, x_BCHW: Tensor) -> Tensor:
-    with torch.inference_mode():
-        return torch.cat([network.eval()(part) for part in torch.split(x_BCHW, BATCH)])
+    return batched(network.eval(), x_BCHW)
 
 
 def _difference(name: str, mine: Tensor, its: Tensor, tolerance: float = TOLERANCE) -> dict[str, float]:

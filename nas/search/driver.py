@@ -106,9 +106,9 @@ class _Plan:
     """Of the rungs, as `nas.train.train` takes them; the last is that of a training in full."""
 
     @property
-    def rungs(self) -> list[int] | None:
-        """The budgets of several rungs, in the unit of the settings."""
-        return [number for budget in self.budgets for number in budget.values()] if len(self.budgets) > 1 else None
+    def lengths(self) -> list[int]:
+        """The budgets of the rungs, in the unit of the settings."""
+        return [length for budget in self.budgets for length in budget.values()]
 
     @property
     def data_settings(self) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def _describe(plan: _Plan) -> dict[str, Any]:
         "config": {
             **settings,
             "latency": plan.config.timing,
-            "rungs": plan.rungs,
+            "rungs": plan.lengths if len(plan.budgets) > 1 else None,
             "caps": plan.caps,
             "recipe": plan.recipe,
         },
@@ -566,10 +566,10 @@ class _Search:
         )
 
     def _trained(self) -> float:
-        *_, full = (next(iter(budget.values())) for budget in self._plan.budgets)
-        spent = [0, *(next(iter(budget.values())) for budget in self._plan.budgets)]
+        """The mean share of a training in full that those trained at all have had."""
+        lengths = self._plan.lengths
         reached = [len(row.rungs) + (row.values is not None) for row in self._rows]
-        done = [spent[rung] / full for rung in reached if rung]
+        done = [lengths[count - 1] / lengths[-1] for count in reached if count]
         return sum(done) / len(done) if done else 0.0
 
     def _ended(self) -> str:

@@ -117,9 +117,9 @@ class Halving:
         ratio = float(np.quantile(_ratios(full, rung, self._count - 1), 1 - OPTIMISM))
         hope_N = np.array([1 - _error(trials[place].accuracies[rung]) * ratio for place in here])
         costs_NC, full_MC = _costs([trials[place] for place in here]), _costs(full)
-        dearer_NM = np.all(full_MC <= costs_NC[:, None], axis=2)
-        rivals_NM = np.where(dearer_NM, [trial.accuracies[-1] for trial in full], self._floor(trials))
-        rows = np.flatnonzero(hope_N > np.maximum(rivals_NM.max(axis=1), self._floor(trials)))
+        no_dearer_NM = np.all(full_MC <= costs_NC[:, None], axis=2)
+        rivals_NM = np.where(no_dearer_NM, [trial.accuracies[-1] for trial in full], -np.inf)
+        rows = np.flatnonzero(hope_N > rivals_NM.max(axis=1, initial=self._floor(trials)))
         return {here[row] for row in rows}
 
     def _floor(self, trials: Sequence[Shown]) -> float:

@@ -52,9 +52,8 @@ def references(gate: Gate) -> list[Reference]:
 
 
 def _scaled(gate: Gate, family: str) -> Iterator[Reference]:
-    unbiased = Gate(
-        gate.space, gate.caps, latency=gate.latency
-    )  # one that has been trained is a reference all the same
+    # One that has been trained is a reference all the same, so this gate has seen none.
+    unbiased = Gate(gate.space, gate.caps, latency=gate.latency)
     for scale in SCALES:
         genotype = _genotype(gate.space, family, scale)
         verdict = unbiased.check(genotype) if genotype is not None else "invalid"
