@@ -199,6 +199,21 @@ def test_the_death_of_an_idle_worker_costs_no_attempt(executor: LocalExecutor, t
         until(lambda: not is_running(pid))  # noqa: B023 -- called at once
 
 
+@linux
+def test_a_worker_that_dies_before_it_has_begun_a_trial_costs_no_attempt(
+    executor: LocalExecutor, tmp_path: Path
+) -> None:
+    """It looks alive for a moment after its death: here, it is only stopped when the trial is handed over."""
+    (folder,) = submit(executor, tmp_path / "first", ["ok"])
+    collect(executor, 1)
+    (pid,) = pids(folder)
+    os.kill(pid, signal.SIGSTOP)
+    (folder,) = submit(executor, tmp_path / "second", ["ok"])
+    os.kill(pid, signal.SIGKILL)
+    assert collect(executor, 1)[0]["attempts"] == 1
+    assert pids(folder) != [pid]
+
+
 def test_the_start_of_a_worker_is_not_part_of_the_time_limit(tmp_path: Path) -> None:
     executor = LocalExecutor(obey, workers=1, device="cpu", trial_timeout_s=1.0, settle=dawdle)
     submit(executor, tmp_path, ["ok"])

@@ -106,7 +106,11 @@ def _conclude(worker: _Worker) -> Result | None:
     if isinstance(answer, dict) and answer["reason"] != OUT_OF_MEMORY:
         worker.trial = None
         return answer
+    begun = worker.begun
     worker.stop()
+    if not begun:
+        worker.begin(trial)  # fresh now, so that this happens once
+        return None
     trouble = answer if isinstance(answer, str) else OUT_OF_MEMORY
     if trial.attempt < ATTEMPTS:
         # A result of this attempt must not be taken for the trial's, should the driver die now.
@@ -135,6 +139,8 @@ class _Worker:
         self.trial: _Trial | None = None
         self.deadline = math.inf
         """On the monotonic clock; for the trial in hand."""
+        self.begun = False
+        """Whether what befalls the worker befalls the trial in hand. A fresh worker's start is part of its trial."""
         self._evaluate = evaluate
         self._settle = settle
         self._place = place
@@ -149,7 +155,8 @@ class _Worker:
         return [self._connection, self._process.sentinel]
 
     def begin(self, trial: _Trial) -> None:
-        if self._process is None or not self._process.is_alive():
+        self.begun = self._process is None or not self._process.is_alive()
+        if self.begun:
             self.stop()
             self._start()
         assert self._connection is not None
@@ -176,6 +183,7 @@ class _Worker:
                 message: Result | None = self._connection.recv()
                 if message is not None:
                     return message
+                self.begun = True
                 self.deadline = time.monotonic() + self._limit_s
         except (EOFError, OSError):
             alive = False
