@@ -90,5 +90,6 @@ def _forecast(
     slow, fast = min(found.images_per_s), max(found.images_per_s)
     return (
         f"{trials} trainings of {epochs} epochs of {count:,} images: about {mean} on {found.device} ({low} to {high}), "
-        f"one at a time, evaluations left out; {len(networks)} networks timed, {slow:,.0f} to {fast:,.0f} images/s"
+        f"one at a time, all in full (halving trains less), evaluations left out; {len(networks)} networks timed, "
+        f"{slow:,.0f} to {fast:,.0f} images/s"
     )

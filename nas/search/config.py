@@ -46,7 +46,7 @@ class SearchConfig(BaseModel):
     latency_precision: Precision | None = None
     """Arithmetic of that pass; None: fp32."""
     min_accuracy: float | None = Field(None, ge=0, lt=1)
-    """Networks less accurate than this are of no interest (ehvi); None: what most of the space's networks exceed."""
+    """Networks less accurate than this are of no interest (ehvi, halving); None: what most of the networks exceed."""
     max_macs: Count | None = None
     """Cap on multiply-adds, as in 40M; together with the space's own cap the tighter one holds."""
     max_params: Count | None = None
@@ -100,6 +100,13 @@ class SearchConfig(BaseModel):
     def _sampler(cls, value: str) -> str:
         if value not in SAMPLERS:
             raise ValueError(f"the sampler must be one of {', '.join(SAMPLERS)}")
+        return value
+
+    @field_validator("sampler")
+    @classmethod
+    def _heeds_the_floor(cls, value: str, info: ValidationInfo) -> str:
+        if value != "ehvi" and info.data.get("min_accuracy") is not None and not info.data.get("halving", True):
+            raise ValueError("only ehvi and halving heed min_accuracy: leave it out, or use one of them")
         return value
 
     @field_validator("steps")
