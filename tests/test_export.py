@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def test_config_says_how_sure_the_accuracy_is_and_where_it_comes_from(searched: 
         "sampler": "random",
         "seed": searched.read_run()["config"]["seed"],
     }
-    assert config["environment"]["versions"]["torch"] == torch.__version__
+    assert config["environment"]["versions"]["torch"] == version("torch")
 
 
 def spoil_text(old: str, new: str) -> Callable[[Architecture, int, str], str]:
@@ -285,7 +286,7 @@ def test_a_network_from_a_file_is_compared_on_drawn_images(name: str, tmp_path: 
     assert found.input_size is None
     folder = write_export(of_network(found, 16, random_seed=0), tmp_path / "out", device=CPU)
     metrics = read(folder / "metrics.json")
-    assert metrics["outputs"]["images"] == "8 of standard normal noise, seed 0"
+    assert metrics["outputs"]["images"] == "8 images of standard normal noise, seed 0"
     assert metrics["outputs"]["differences"]["model.safetensors"]["max_absolute"] == 0
     again, side = read_architecture(folder / "config.json")
     assert again == arch.canonical() and side == 16

@@ -31,7 +31,14 @@ def network() -> Architecture:
 
 
 def wanted(**changes: Any) -> Retraining:
-    settings = {"data": DIGITS, "recipe": RECIPES["digits"], "epochs": 2, "seed": 3, "device": "cpu"}
+    settings = {
+        "origin": {"file": "arch.json"},
+        "data": DIGITS,
+        "recipe": RECIPES["digits"],
+        "epochs": 2,
+        "seed": 3,
+        "device": "cpu",
+    }
     return Retraining(architecture=network(), **{**settings, **changes})
 
 
@@ -51,8 +58,11 @@ def test_a_training_in_full_is_recorded_like_a_search_and_exported(trained: Path
     assert row["state"] == "complete" and row["key"] == network().key == trained.name and row["epochs"] == 2
     config, metrics = read(trained / "config.json"), read(trained / "metrics.json")
     assert config["accuracy"]["value"] == row["accuracy"] == metrics["accuracy"]["validation"]["value"]
-    assert config["found"]["study"] == "full" and config["accuracy"]["seed"] == 3
-    assert "nas retrain --arch config.json --data digits" in (trained / "README.md").read_text()
+    assert config["found"] == {"training": "full", "seed": 3, "origin": {"file": "arch.json"}}
+    assert config["accuracy"]["seed"] == 3
+    said = (trained / "README.md").read_text()
+    assert "The network of the file `arch.json`, trained in full on digits" in said and "picked" not in said
+    assert "Trained for 2 epochs in fp32, seed 3" in said
 
 
 def test_a_stopped_training_goes_on_where_it_was(trained: Path, tmp_path: Path) -> None:
