@@ -44,7 +44,8 @@ def _what(config: JSON, arch: Architecture) -> str:
 
 
 def _genes(arch: Architecture) -> str:
-    rows = [("blocks", arch.block), ("stem", arch.stem.kind), *arch.summary().items(), ("shortcut", arch.shortcut)]
+    rows = [("blocks", arch.block), ("stem", arch.stem.kind), *arch.summary().items()]
+    rows += [("shortcut", arch.shortcut), ("avd", arch.avd)]
     return _table(("gene", "value; by stage where they differ"), [(name, f"`{value}`") for name, value in rows])
 
 
@@ -140,9 +141,12 @@ def _origin(found: JSON) -> str:
 
 def _retrain(config: JSON, data: str | None) -> str:
     """The training goes beside this folder, which an export replaces as a whole."""
-    begin = "To train it in full, in this folder" + ("" if data else ", with your images as DATA")
-    words = ("--arch config.json", f"--data {shlex.quote(data or 'DATA')}", f"--out ../full-{config['key']}")
-    return f"{begin}:\n\n```sh\nnas retrain {' '.join(words)} --epochs 100\n```"
+    words = f"--arch config.json --data {shlex.quote(data or 'DATA')} --out ../full-{config['key']}"
+    begin, budget = "To train it in full", "--epochs 100"
+    if "training" in config["found"]:
+        begin, budget = "To train it again", f"--epochs {config['accuracy']['epochs']} --seed {config['found']['seed']}"
+    where = "in this folder" if data else "in this folder, with your images as DATA"
+    return f"{begin}, {where}:\n\n```sh\nnas retrain {words} {budget}\n```"
 
 
 def _checked(metrics: JSON) -> str:
@@ -153,7 +157,7 @@ def _checked(metrics: JSON) -> str:
     ]
     table = _table(("file", "largest difference of an output", "by the largest output"), rows)
     return (
-        f"Against the network as it was searched, in eval mode, float32, on {outputs['images']}:\n\n{table}\n\n"
+        f"Against the network as ParetoNeSt builds it, in eval mode, float32, on {outputs['images']}:\n\n{table}\n\n"
         "Parameters and multiply-adds are equal by formula and by fvcore on both. All figures are in `metrics.json`."
     )
 
