@@ -30,11 +30,12 @@ TRIAL = 0
 class Retraining:
     """One training in full.
 
-    data: arguments of `nas.data.load`. epochs: the budget. seed: of weights, order and augmentation. device: as in
-    `nas.device.resolve_device`.
+    origin: where the architecture comes from, `found` of a config.json. data: arguments of `nas.data.load`. epochs: the
+    budget. seed: of weights, order and augmentation. device: as in `nas.device.resolve_device`.
     """
 
     architecture: Architecture
+    origin: Mapping[str, Any]
     data: Mapping[str, Any]
     recipe: Recipe
     epochs: int
@@ -111,6 +112,7 @@ def _describe(wanted: Retraining, run: Run, data: ImageData) -> dict[str, Any]:
         "format": FORMAT,
         "created": record.now(),
         "config": config,
+        "origin": dict(wanted.origin),
         "space": {"fixed": {"input_size": data.size}},
         "data": data.to_json(),
         "environment": record.environment(),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations, product
 from typing import Any, get_args
 
 from hypothesis import strategies as st
@@ -60,6 +62,9 @@ MIXERS: dict[str, Mixer] = {
     "hybrid r4": SplitAttention(radix=4, hidden=4, kernels=(K3, K3, K3D2, K5), attention_groups=2),
 }
 
+MIXER_KINDS = ("conv", "sk", "sk split input", "split r1", "split r2", "hybrid")
+"""One of each class of an exported file."""
+
 GATES: dict[str, Gate] = {
     "cse": Gate(kind="cse", hidden=4),
     "cse without bias": Gate(kind="cse", hidden=4, bias=False),
@@ -68,6 +73,7 @@ GATES: dict[str, Gate] = {
 }
 
 STEMS: dict[str, Stem] = {
+    "3x3": SMALL_STEM,
     "7x7": Stem(kind="conv7x7", channels=(8,), strides=(2,), pool="max3x3_s2_pad1"),
     "deep": Stem(kind="deep_3x3", channels=(4, 6, 8), strides=(2, 1, 1), pool="max3x3_s2_pad1"),
     "pool without padding": Stem(kind="conv7x7", channels=(8,), strides=(2,), pool="max3x3_s2_pad0_ceil"),
@@ -90,6 +96,27 @@ NETWORKS: dict[str, Architecture] = {
     "stride in the first 1x1": network(stride_in="conv1_1x1"),
     "gate on attention": network(mixer=MIXERS["hybrid"], gate=GATES["scse"]),
 }
+
+
+def combined(block: str, mixer: str, gate: str, shortcut: str, stem: str, avd: str) -> Architecture:
+    """By the names of the tables above, "none" being no gate; two stages of one block."""
+    gates = {"none": Gate(), **GATES}
+    return network(block, mixer=MIXERS[mixer], gate=gates[gate], stem=STEMS[stem], shortcut=shortcut, avd=avd, depth=1)
+
+
+def covering(*factors: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Few combinations in which each two values of different factors stand together at least once."""
+
+    def pairs(combination: tuple[int, ...]) -> set[Any]:
+        return set(combinations(enumerate(combination), 2))
+
+    left = {combination: pairs(combination) for combination in product(*(range(len(values)) for values in factors))}
+    missing, chosen = set().union(*left.values()), []
+    while missing:
+        best = max(left, key=lambda combination: len(left[combination] & missing))
+        missing -= left.pop(best)
+        chosen.append(tuple(values[index] for values, index in zip(factors, best, strict=True)))
+    return chosen
 
 
 @st.composite

@@ -12,15 +12,16 @@ from dataclasses import replace
 from itertools import cycle, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 import pytest
 import torch
-from architectures import GATES, MIXERS, NETWORKS, STEMS, architectures, network
+from architectures import GATES, MIXER_KINDS, MIXERS, NETWORKS, STEMS, architectures, combined, network
 from exported import difference, images, lively, network_of, source
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from nas.arch import Architecture, Conv, Gate, Kernel, SelectiveKernel, SplitAttention, Stage
+from nas.arch import Architecture, Avd, BlockKind, Conv, Gate, Kernel, SelectiveKernel, Shortcut, SplitAttention, Stage
 from nas.cost.formula import cost
 from nas.export.source import model_source
 from nas.models import build
@@ -28,8 +29,6 @@ from nas.space import SearchSpace
 from nas.zoo import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
-SHORTCUTS = ("strided_conv1x1", "avgpool_then_conv1x1")
-AVDS = ("none", "before_mixer", "after_mixer")
 PAPERS = ("resnet50", "resnext50_32x4d", "seresnext50_32x4d", "sknet50", "resnest50")
 
 
@@ -103,19 +102,22 @@ def test_any_network_is_exported_as_it_is(arch: Architecture) -> None:
 
 
 @pytest.mark.parametrize("gate", [*GATES, "none"])
-@pytest.mark.parametrize("block", ["bottleneck", "basic"])
+@pytest.mark.parametrize("block", get_args(BlockKind))
 def test_every_combination_of_genes_is_exported_as_it_is(block: str, gate: str) -> None:
-    """Mixer x shortcut x avd for each block and gate, the stems in turn: outputs in eval mode, to the last bit."""
-    stems = cycle(STEMS.values())
-    for mixer, shortcut, avd in product(MIXERS.values(), SHORTCUTS, AVDS):
-        arch = network(
-            block, mixer=mixer, gate=GATES.get(gate, Gate()), stem=next(stems), shortcut=shortcut, avd=avd, depth=1
-        )
+    """Mixer x shortcut x stem x avd for each block and gate: outputs in eval mode, in float32, to the last bit.
+
+    Of mixers that differ only in their numbers one stands with all stems, the others with the stems in turn.
+    """
+    genes = list(product(MIXER_KINDS, get_args(Shortcut), STEMS, get_args(Avd)))
+    others = product([name for name in MIXERS if name not in MIXER_KINDS], get_args(Shortcut), get_args(Avd))
+    genes += [(mixer, shortcut, stem, avd) for (mixer, shortcut, avd), stem in zip(others, cycle(STEMS))]
+    for mixer, shortcut, stem, avd in genes:
+        arch = combined(block, mixer, gate, shortcut, stem, avd)
         searched, exported = lively(arch, dtype=torch.float32).eval(), network_of(source(arch)).eval()
         exported.load_state_dict(searched.state_dict())
         x_BCHW = images(arch, count=2, side=12, dtype=torch.float32)
         with torch.no_grad():
-            assert torch.equal(exported(x_BCHW), searched(x_BCHW)), (mixer, shortcut, avd)
+            assert torch.equal(exported(x_BCHW), searched(x_BCHW)), (mixer, shortcut, stem, avd)
 
 
 def test_gradients_are_those_of_the_searched_network() -> None:

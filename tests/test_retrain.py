@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from nas.arch import Architecture
@@ -31,8 +33,16 @@ def network() -> Architecture:
 
 
 def wanted(**changes: Any) -> Retraining:
-    settings = {"data": DIGITS, "recipe": RECIPES["digits"], "epochs": 2, "seed": 3, "device": "cpu"}
-    return Retraining(architecture=network(), **{**settings, **changes})
+    settings = {
+        "architecture": network(),
+        "origin": {"file": "arch.json"},
+        "data": DIGITS,
+        "recipe": RECIPES["digits"],
+        "epochs": 2,
+        "seed": 3,
+        "device": "cpu",
+    }
+    return Retraining(**{**settings, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +61,11 @@ def test_a_training_in_full_is_recorded_like_a_search_and_exported(trained: Path
     assert row["state"] == "complete" and row["key"] == network().key == trained.name and row["epochs"] == 2
     config, metrics = read(trained / "config.json"), read(trained / "metrics.json")
     assert config["accuracy"]["value"] == row["accuracy"] == metrics["accuracy"]["validation"]["value"]
-    assert config["found"]["study"] == "full" and config["accuracy"]["seed"] == 3
-    assert "nas retrain --arch config.json --data digits" in (trained / "README.md").read_text()
+    assert config["found"] == {"training": "full", "seed": 3, "origin": {"file": "arch.json"}}
+    assert config["accuracy"]["seed"] == 3
+    said = (trained / "README.md").read_text()
+    assert "The network of the file `arch.json`, trained in full on digits" in said and "picked" not in said
+    assert "Trained for 2 epochs in fp32, seed 3" in said
 
 
 def test_a_stopped_training_goes_on_where_it_was(trained: Path, tmp_path: Path) -> None:
@@ -119,6 +132,42 @@ def test_other_images_are_normalised_as_those_of_the_training(trained: Path, tmp
         guesses = model(torch.tensor(x, dtype=torch.float32).permute(0, 3, 1, 2)).argmax(dim=1).numpy()
     assert found["right"] == (guesses == test.labels).sum() and found["images"] == len(test)
     assert load(source).mean != pytest.approx(told["mean"], abs=0.01)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Grey pictures of even and of odd digits."""
+    folder = tmp_path / "my photos"
+    digits = load("digits")
+    for number, label in enumerate(digits.train.labels[:120]):
+        place = folder / ("odd" if label % 2 else "even")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits.train.images_NHWC[number, :, :, 0]).save(place / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_the_card_of_a_network_of_pictures_shows_a_command_that_trains_it(
+    prepared: bool, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the exported folder, though the training named the pictures from another one."""
+    monkeypatch.chdir(tmp_path)
+    source = pictures.name
+    if prepared:
+        assert main(["data", "prepare", source, "--size", "8", "--out", "prepared set"]) == 0
+        source = "prepared set"
+    data = {**DIGITS, "source": source, "image_size": 8}
+    wants = wanted(architecture=replace(network(), num_classes=2), data=data, epochs=1)
+    folder = retrain(wants, Run(tmp_path / "results", "full"), device=CPU)
+    assert main(["evaluate", str(folder), "--device", "cpu"]) == 0
+    monkeypatch.chdir(folder)
+    before = sorted(path.name for path in folder.iterdir())
+    nas, *words = shlex.split((folder / "README.md").read_text().split("```sh\n")[1].split("\n```")[0])
+    assert nas == "nas" and main([*words, "--device", "cpu"]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == before
+    again = folder.parent / f"full-{folder.name}" / "best" / folder.name
+    first, second = (load_file(place / "model.safetensors") for place in (folder, again))
+    assert all(torch.equal(second[name], value) for name, value in first.items())
 
 
 def test_data_that_does_not_fit_is_refused(trained: Path, tmp_path: Path) -> None:

@@ -191,6 +191,7 @@ def retrain(
     nas retrain --arch resnest50 --data imagenet-224 --epochs 90 --out results/resnest50
     """
     from nas.device import resolve_device
+    from nas.export.config import origin
     from nas.machine import keep_freed_memory
     from nas.record import Run
     from nas.retrain import Retraining
@@ -203,6 +204,7 @@ def retrain(
     full = Path(os.path.normpath(out.absolute()))
     wanted = Retraining(
         architecture=network.architecture,
+        origin=known.get("found") or origin(network),
         data=settings,
         recipe=_recipe(known, settings, recipe, schedule),
         epochs=epochs,

@@ -20,8 +20,9 @@ from nas.arch import Architecture
 from nas.models import Network, build
 
 with warnings.catch_warnings():
-    # fvcore scripts a loss at import, which torch 2.10 and newer call deprecated; nothing here uses that loss.
-    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=DeprecationWarning)
+    # fvcore scripts a loss at import, which torch calls deprecated (2.10 as a DeprecationWarning, 2.15 as a
+    # FutureWarning, which people see); nothing here uses that loss.
+    warnings.filterwarnings("ignore", message="`torch.jit.script` is ")
     from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
 

@@ -17,7 +17,7 @@ from nas.data.npz import read_npz
 from nas.data.sets import SETS, read_set
 from nas.data.splitting import hold_out
 
-__all__ = ["ImageData", "Split", "load"]
+__all__ = ["ImageData", "Split", "load", "path_of"]
 
 
 def load(
@@ -41,8 +41,8 @@ def load(
     in memory and are returned again while their files are unchanged. Raises ValueError naming what is wrong.
     """
     _check(image_size, val_fraction, seed, train_images)
-    place, stamp = _locate(source)
-    return _load(source, place, stamp, image_size, val_fraction, seed, train_images)
+    place = path_of(source)
+    return _load(source, place, _stamp(place), image_size, val_fraction, seed, train_images)
 
 
 def _check(image_size: int | None, val_fraction: float, seed: int, train_images: int | None) -> None:
@@ -55,19 +55,26 @@ def _check(image_size: int | None, val_fraction: float, seed: int, train_images:
             raise ValueError(f"{name} must be at least 1, but got {value}")
 
 
-def _locate(source: str) -> tuple[Path | None, tuple[int, ...]]:
-    """The file or folder that `source` means, None for a name, and a stamp that changes with its content."""
+def path_of(source: str) -> Path | None:
+    """The file or folder that `source` means, None for a name. Raises ValueError where it is neither."""
     if source == "digits" or source in SETS:
-        return None, ()
+        return None
     path = Path(source).expanduser().absolute()
-    if path.is_dir():
-        return path, prepared.stamp(path) if prepared.is_prepared(path) else folders.stamp(path)
-    if path.is_file() and path.suffix == ".npz":
-        stat = path.stat()
-        return path, (stat.st_mtime_ns, stat.st_size)
+    if path.is_dir() or (path.is_file() and path.suffix == ".npz"):
+        return path
     known = f"digits, {', '.join(SETS)}, the path of an .npz file, of a folder of class folders or of a prepared set"
     problem = "is a file of another kind" if path.is_file() else "is neither a known name nor an existing path"
     raise ValueError(f"data must be one of {known}, but {source!r} {problem}")
+
+
+def _stamp(path: Path | None) -> tuple[int, ...]:
+    """It changes with the content."""
+    if path is None:
+        return ()
+    if path.is_dir():
+        return prepared.stamp(path) if prepared.is_prepared(path) else folders.stamp(path)
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size
 
 
 @lru_cache(maxsize=2)  # every trial of a process trains on the same set

@@ -1,17 +1,22 @@
-"""`README.md`: the exported network for people: what, how found, the numbers, how to load it."""
+"""`README.md`: the exported network for people: what, how found, the numbers, how to load it and to train it."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nas.arch import Architecture
+from nas.export.forms import FORMS
 
 JSON = Mapping[str, Any]
 
 
-def card(config: JSON, metrics: JSON) -> str:
-    """The text, from config.json and metrics.json alone."""
+def card(config: JSON, metrics: JSON, data: str | None) -> str:
+    """The text, from config.json and metrics.json.
+
+    data: the data set as a command in the folder names it, None where there is none.
+    """
     arch = Architecture.from_json(config["architecture"])
     parts = [
         f"# {arch.family} network {config['key']}",
@@ -23,6 +28,7 @@ def card(config: JSON, metrics: JSON) -> str:
         _load(config, metrics),
         "## How it was found",
         _found(config),
+        _retrain(config, data),
         "## What was checked",
         _checked(metrics),
     ]
@@ -38,7 +44,8 @@ def _what(config: JSON, arch: Architecture) -> str:
 
 
 def _genes(arch: Architecture) -> str:
-    rows = [("blocks", arch.block), ("stem", arch.stem.kind), *arch.summary().items(), ("shortcut", arch.shortcut)]
+    rows = [("blocks", arch.block), ("stem", arch.stem.kind), *arch.summary().items()]
+    rows += [("shortcut", arch.shortcut), ("avd", arch.avd)]
     return _table(("gene", "value; by stage where they differ"), [(name, f"`{value}`") for name, value in rows])
 
 
@@ -51,7 +58,7 @@ def _numbers(config: JSON, metrics: JSON) -> str:
     ]
     recorded, found = config["accuracy"], metrics["accuracy"]
     if recorded:
-        rows.append(("accuracy as recorded by the search, validation", _share(recorded)))
+        rows.append(("accuracy as recorded in training, validation", _share(recorded)))
     rows += [
         (f"accuracy of these files, {split}", _share(found[split]))
         for split in ("validation", "test")
@@ -59,15 +66,19 @@ def _numbers(config: JSON, metrics: JSON) -> str:
     ]
     notes = []
     if recorded:
-        notes.append(
-            f"The search trained for {recorded['epochs']} epochs, seed {recorded['seed']}, and saw validation."
-        )
-        notes.append("A network picked for its validation accuracy is a little worse on new images.")
+        notes.append(_trained(recorded))
+        if "trial" in config["found"]:
+            notes.append("A network picked for its validation accuracy is a little worse on new images.")
     if metrics["weights"].startswith("random"):
         notes.append(f"`model.safetensors` is not trained: {metrics['weights']}.")
     if metrics["weights"] == "none":
         notes.append("There are no weights in this folder.")
     return "\n\n".join([_table(("", ""), rows), *([" ".join(notes)] if notes else [])])
+
+
+def _trained(recorded: JSON) -> str:
+    length = "1 epoch" if recorded["epochs"] == 1 else f"{recorded['epochs']} epochs"
+    return f"Trained for {length} in {recorded['precision']}, seed {recorded['seed']}, without the validation images."
 
 
 def _share(found: JSON) -> str:
@@ -85,32 +96,57 @@ def _load(config: JSON, metrics: JSON) -> str:
         "",
         "network = Network().eval()",
         *(['network.load_state_dict(load_file("model.safetensors"))'] if weights else []),
-        "logits = network(images)  # B x C x H x W",
+        f"logits = network(images)  # images: B x {config['architecture']['in_channels']} x H x W, normalised",
     ]
-    text = "```python\n" + "\n".join(code) + "\n```"
-    data = config["data"]
-    if data is None:
-        return text
-    mean, std = ([round(value, 6) for value in data[name]] for name in ("mean", "std"))
-    classes = ", ".join(map(str, data["classes"][:20])) + (", ..." if len(data["classes"]) > 20 else "")
-    return f"{text}\n\nImages are `(pixel / 255 - {mean}) / {std}` by channel. Classes: {classes}."
+    parts = ["```python\n" + "\n".join(code) + "\n```"]
+    if data := config["data"]:
+        mean, std = ([round(value, 6) for value in data[name]] for name in ("mean", "std"))
+        classes = ", ".join(map(str, data["classes"][:20])) + (", ..." if len(data["classes"]) > 20 else "")
+        parts.append(f"Images are `(pixel / 255 - {mean}) / {std}` by channel. Classes: {classes}.")
+    return "\n\n".join([*parts, *_other_forms(metrics)])
+
+
+def _other_forms(metrics: JSON) -> list[str]:
+    calls = [form.call for form in FORMS.values() if form.file in metrics["outputs"]["differences"]]
+    if not calls:
+        return []
+    folded = ", its batch norms folded into the convolutions" if metrics["folded"] else ""
+    return [
+        f"Other files hold the network with its weights{folded}, in eval mode and for any number of images:",
+        "```python\n" + "\n".join(f"logits = {call}" for call in calls) + "\n```",
+    ]
 
 
 def _found(config: JSON) -> str:
-    found = config["found"]
-    if "published" in found:
-        return f"It is `{found['published']}`, published in {found['paper']}."
-    if "study" not in found:
-        return f"It was read from `{found['file']}`."
-    data, versions = config["data"], config["environment"]["versions"]
-    genes = ", ".join(f"{name} {value}" for name, value in found["genotype"].items())
+    found, data = config["found"], config["data"]
+    text = _origin(found.get("origin", found))
+    if "training" in found:
+        text += ", trained in full"
+    if data is None:
+        return f"{text}."
+    versions = config["environment"]["versions"]
     return (
-        f"Trial {found['trial']} of the study `{found['study']}` (sampler {found['sampler']}, seed {found['seed']}) on "
-        f"{data['name']}: {data['train']:,} images to train, {data['val']:,} to validate. "
-        f"ParetoNeSt {versions['paretonest']}, PyTorch {versions['torch']}. The recipe is in `config.json`.\n\n"
-        f"Genes: {genes or 'those of the table above'}.\n\n"
-        f"To train it in full: `nas retrain --arch config.json --data {data['source']} --epochs 100 --out full`"
+        f"{text} on {data['name']}: {data['train']:,} images to train, {data['val']:,} to validate. "
+        f"ParetoNeSt {versions['paretonest']}, PyTorch {versions['torch']}. The recipe is in `config.json`."
     )
+
+
+def _origin(found: JSON) -> str:
+    if "published" in found:
+        return f"`{found['published']}`, published in {found['paper']}"
+    if "file" in found:
+        return f"The network of the file `{found['file']}`"
+    return f"Trial {found['trial']} of the study `{found['study']}` (sampler {found['sampler']}, seed {found['seed']})"
+
+
+def _retrain(config: JSON, data: str | None) -> str:
+    """The training goes beside this folder, which an export replaces as a whole."""
+    words = f"--arch config.json --data {shlex.quote(data or 'DATA')} --out ../full-{config['key']}"
+    begin, budget = "To train it in full", "--epochs 100"
+    if "training" in config["found"]:
+        begin, budget = "To train it again", f"--epochs {config['accuracy']['epochs']} --seed {config['found']['seed']}"
+    where = "in this folder" if data else "in this folder, with your images as DATA"
+    return f"{begin}, {where}:\n\n```sh\nnas retrain {words} {budget}\n```"
 
 
 def _checked(metrics: JSON) -> str:
@@ -121,7 +157,7 @@ def _checked(metrics: JSON) -> str:
     ]
     table = _table(("file", "largest difference of an output", "by the largest output"), rows)
     return (
-        f"Against the network as it was searched, in eval mode, float32, on {outputs['images']}:\n\n{table}\n\n"
+        f"Against the network as ParetoNeSt builds it, in eval mode, float32, on {outputs['images']}:\n\n{table}\n\n"
         "Parameters and multiply-adds are equal by formula and by fvcore on both. All figures are in `metrics.json`."
     )
 

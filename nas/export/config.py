@@ -47,14 +47,23 @@ def _trial(run: Run, trial: int, spec: JSON, settings: JSON, result: JSON) -> di
         "accuracy": _accuracy(result, spec, settings["data"]["val"]),
         "data": {**spec["data"], **settings["data"]},
         "recipe": spec["recipe"],
-        "found": {
-            "study": run.study,
-            "trial": trial,
-            "genotype": spec["genotype"],
-            "sampler": settings["config"]["sampler"],
-            "seed": settings["config"]["seed"],
-        },
+        "found": _found(run, trial, spec, settings),
         "environment": settings["environment"],
+    }
+
+
+def _found(run: Run, trial: int, spec: JSON, settings: JSON) -> dict[str, Any]:
+    """A training in full found nothing: its network comes from where its own config.json says."""
+    seed = settings["config"]["seed"]
+    if "origin" in settings:
+        first = settings["origin"]
+        return {"training": run.study, "seed": seed, "origin": first.get("origin", first)}
+    return {
+        "study": run.study,
+        "trial": trial,
+        "genotype": spec["genotype"],
+        "sampler": settings["config"]["sampler"],
+        "seed": seed,
     }
 
 
@@ -90,16 +99,21 @@ def _accuracy(result: JSON, spec: JSON, images: int) -> dict[str, Any]:
 
 def network_config(found: FoundNetwork, input_size: int) -> dict[str, Any]:
     """config.json of a network by file or by name: nothing was trained, so nothing is said of that."""
-    published = found.published
-    source = {"published": published.name, "paper": published.paper} if published else {"file": Path(found.label).name}
     return {
         **_described(found.architecture, input_size),
         "accuracy": None,
         "data": None,
         "recipe": None,
-        "found": source,
+        "found": origin(found),
         "environment": environment(),
     }
+
+
+def origin(found: FoundNetwork) -> dict[str, Any]:
+    """Where a network by file or by name comes from, as config.json says it."""
+    if found.published:
+        return {"published": found.published.name, "paper": found.published.paper}
+    return {"file": Path(found.label).name}
 
 
 def _described(arch: Architecture, input_size: int) -> dict[str, Any]:

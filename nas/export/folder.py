@@ -5,6 +5,7 @@ It is written beside its place, proven, and renamed: a check that fails leaves n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from nas import record
 from nas.arch import Architecture
 from nas.atomic import folder_atomic, write_atomic
-from nas.data import ImageData, load
+from nas.data import ImageData, load, path_of
 from nas.export.card import card
 from nas.export.config import FoundNetwork, network_config, trial_config
 from nas.export.folding import fold
@@ -68,8 +69,9 @@ def of_trial(run: Run, trial: int, *, random_seed: int | None = None) -> Export:
     trained = random_seed is None and checkpoint.exists()
     weights, weights_from = _weights(config, random_seed)
     if trained:
-        weights, weights_from = load_weights(checkpoint), "the search's training"
-    origin = f"The network of trial {trial} of the search {run.study}."
+        weights, weights_from = load_weights(checkpoint), "trained"
+    searched = f"The network of trial {trial} of the search {run.study}."
+    origin = searched if "trial" in config["found"] else f"The network of the training in full {run.study}."
     return Export(config=config, origin=origin, weights=weights, weights_from=weights_from, trained=trained, data=data)
 
 
@@ -122,8 +124,16 @@ def write_export(
         }
         write_json(made / "config.json", export.config)
         write_json(made / "metrics.json", metrics)
-        write_atomic(made / "README.md", card(export.config, metrics))
+        write_atomic(made / "README.md", card(export.config, metrics, _data_in(folder, export.data)))
     return folder
+
+
+def _data_in(folder: Path, data: ImageData | None) -> str | None:
+    """The data set as a command in the folder names it."""
+    if data is None:
+        return None
+    path = path_of(data.source)
+    return os.path.relpath(path.resolve(), folder.resolve()) if path else data.source
 
 
 def _claim(export: Export) -> Claim:

@@ -115,12 +115,12 @@ def images_of(claim: Claim) -> tuple[Tensor, str]:
     if claim.data is None:
         shape = (RANDOM_IMAGES, claim.architecture.in_channels, claim.input_size, claim.input_size)
         drawn_BCHW = torch.randn(shape, generator=torch.Generator().manual_seed(SEED))
-        return drawn_BCHW, f"{RANDOM_IMAGES} of standard normal noise, seed {SEED}"
+        return drawn_BCHW, f"{RANDOM_IMAGES} images of standard normal noise, seed {SEED}"
     split = claim.data.val
     batches = plain_batches(on_device(split, torch.device("cpu")), Normalise.of(claim.data), batch_size=BATCH)
     parts = [x_BCHW for x_BCHW, _ in islice(batches, math.ceil(COMPARED_IMAGES / BATCH))]
     x_BCHW = torch.cat(parts)
-    return x_BCHW, f"{len(x_BCHW)} of the validation split of {claim.data.name}"
+    return x_BCHW, f"{len(x_BCHW)} images of the validation split of {claim.data.name}"
 
 
 def _outputs(network: nn.Module, x_BCHW: Tensor) -> Tensor:
