@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_atomic(path: Path, content: str | bytes | Callable[[BinaryIO], object]) -> None:
+def write_atomic(path: Path, content: str | bytes | Callable[[BinaryIO], object], *, name_lasts: bool = True) -> None:
     """Write `path` whole or not at all, also when the process or the machine dies: a reader never sees a half.
 
     A temporary file beside it is flushed to the disk, then takes its name. Text is written as UTF-8; a function writes
-    into the open file itself. Missing folders are made.
+    into the open file itself. Missing folders are made. name_lasts: whether the name, too, is flushed; if not, a
+    machine without power may come back with what was there before, unless a later file of the folder was flushed so.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -31,7 +32,8 @@ def write_atomic(path: Path, content: str | bytes | Callable[[BinaryIO], object]
         os.replace(temporary, path)  # noqa: PTH105 (the one call that must be seen to be atomic)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    if name_lasts:
+        _sync_folder(path.parent)
 
 
 @contextmanager

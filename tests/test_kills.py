@@ -30,7 +30,7 @@ MOMENTS: dict[str, tuple[type, str, int]] = {
     "its spec is written": (Run, "write_spec", 1),
     "its result is written": (InlineExecutor, "wait", 1),
     "the result found is told": (Store, "complete", 1),
-    "the ledger is written": (Run, "write_ledger", 2),
+    "the ledger is written": (Run, "write_ledger", 1),
 }
 """What had just been done when the process died -> the method that did it, and at which of its calls."""
 RUNG_MOMENTS: dict[str, tuple[type, str, int]] = {
@@ -40,7 +40,7 @@ RUNG_MOMENTS: dict[str, tuple[type, str, int]] = {
     "its result is written": (InlineExecutor, "wait", 1),
     "a trial waits, but Optuna does not know": (RDBStorage, "set_trial_user_attr", 1),
     "a trial goes on, but Optuna does not know": (RDBStorage, "set_trial_user_attr", 4),
-    "the ledger is written": (Run, "write_ledger", 2),
+    "the ledger is written": (Run, "write_ledger", 1),
 }
 SEARCHES: dict[str, tuple[dict[str, Any], dict[str, tuple[type, str, int]]]] = {
     "tpe, in full": ({"sampler": "tpe"}, MOMENTS),

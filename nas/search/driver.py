@@ -300,7 +300,6 @@ class _Search:
                 self._loop()
                 self._time_front()
         finally:
-            self._write_ledger()
             self._write_tables()
         summary = self._summary()
         self._on_event(Ended(summary))
@@ -469,7 +468,6 @@ class _Search:
             self._seconds[row.number] = float(result["seconds"])
         self._ended_trainings += 1
         self._added += not row.rungs
-        self._write_ledger()
         if time.monotonic() >= self._tables_due:
             self._write_tables()
         self._on_event(
@@ -497,11 +495,10 @@ class _Search:
                 f"the first {len(self._failures)} trials all failed for one reason: {self._failures[0]} (see {folder})"
             )
 
-    def _write_ledger(self) -> None:
-        self._run.write_ledger(self._ledger().to_json())
-
     def _write_tables(self) -> None:
+        """What people read, all of it derived from the study and the results."""
         begun = time.monotonic()
+        self._run.write_ledger(self._ledger().to_json())
         self._run.write_tables(self._config.objectives)
         ended = time.monotonic()
         self._tables_due = ended + (ended - begun) / TABLES_SHARE

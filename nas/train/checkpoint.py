@@ -19,8 +19,8 @@ class DamagedCheckpoint(ValueError):
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Readers see the file before or the file after, never a part."""
-    write_atomic(path, lambda file: torch.save({"format": FORMAT, **content}, file))
+    """Readers see the file before or the file after, never a part; without power, perhaps the one before."""
+    write_atomic(path, lambda file: torch.save({"format": FORMAT, **content}, file), name_lasts=False)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
