@@ -18,7 +18,18 @@ from optuna.trial import TrialState
 
 from nas.pareto import hypervolume
 from nas.search import ehvi
-from nas.search.ehvi import EHVISampler, Known, LogRegret, Memory, Table, levels, refitted_at, remembered, staircase
+from nas.search.ehvi import (
+    EHVISampler,
+    Known,
+    LogRegret,
+    Memory,
+    Table,
+    doubt,
+    levels,
+    refitted_at,
+    remembered,
+    staircase,
+)
 from nas.search.gate import Candidate, Gate
 from nas.search.known import known
 from nas.search.samplers import Direction, distributions, to_genotype, to_params
@@ -123,12 +134,21 @@ def test_one_cost_is_integrated_exactly() -> None:
     belief = ehvi.Belief.of(history, found, Memory(), None)
     batch = found.read(genes.random(50, np.random.default_rng(0)))
     mean_N, sd_N = belief.process.predict(batch.x)
+    sd_N *= belief.doubt
     z = np.linspace(batch.log_costs.min(), belief.reference[0], 20_001)
     f = levels(z[:, None], belief.corners, belief.levels, belief.levels[0])
     for row in range(50):
         reach = z >= batch.log_costs[row, 0]
         gains = belief.regret.expected_gain(mean_N[row], sd_N[row], f[reach])
         assert belief.score(batch)[row] == pytest.approx(np.sum(gains) * (z[1] - z[0]), rel=2e-2, abs=1e-4)
+
+
+def test_doubt_is_how_far_the_better_half_lies_from_what_was_foretold() -> None:
+    accuracy_M = np.array([0.9, 0.1, 0.8, 0.2, 0.7, 0.3])
+    failures = np.array([0.0, 9.0, 0.0, 9.0, 0.0, 9.0])
+    assert doubt(failures, accuracy_M) == pytest.approx(np.sqrt(4 / 7))
+    assert doubt(9.0 - failures, accuracy_M) == pytest.approx(np.sqrt((3 * 81 + 4) / 7))
+    assert doubt(np.ones(6), accuracy_M) == pytest.approx(1.0)
 
 
 def believed(made: optuna.Study, floor: float | None = None) -> tuple[ehvi.Belief, ehvi.History]:
@@ -176,6 +196,27 @@ def test_many_trials_are_remembered_by_their_best_and_a_spread() -> None:
 
 
 # ---- proposals ---------------------------------------------------------------------------------------------------
+
+
+def proposals(trials: Sequence[optuna.trial.FrozenTrial]) -> list[dict[str, Any]]:
+    """What twelve seeds propose after these trials."""
+    asked = []
+    for seed in range(12):
+        made = optuna.create_study(directions=["maximize", "minimize"], sampler=EHVISampler(Known(one_cost), seed=seed))
+        made.add_trials(trials)
+        asked.append(made.ask(SPACE).params)
+    return asked
+
+
+def test_one_network_in_four_is_any_neighbour_of_the_front() -> None:
+    made = study(EHVISampler(Known(one_cost), seed=0), 24)
+    belief, history = believed(made)
+    front_NG = history.done.codes[belief.front]
+    codes_NG = ehvi.GeneTable(SPACE).codes(proposals(made.trials))
+    assert [int(np.count_nonzero(front_NG != code_G, axis=1).min()) for code_G in codes_NG] == [1] * 12
+    assert len(np.unique(codes_NG, axis=0)) > 8
+    one_less = proposals(made.trials[:23])
+    assert one_less == [one_less[0]] * 12
 
 
 def test_it_finds_more_than_chance_and_never_repeats_itself() -> None:

@@ -72,6 +72,21 @@ def test_it_predicts_what_it_has_not_seen() -> None:
     assert np.all(sd_M > 0)
 
 
+def test_what_is_left_out_is_foretold_by_the_others() -> None:
+    """Against processes that never saw the point. Their mean and spread of targets must be those of all points."""
+    x_ND, y_N, gene_D = some(15)
+    y_N = (y_N - y_N.mean()) / y_N.std()
+    theta = np.log([0.8, 1.3, 2.0, 0.7, 0.05])
+    ours = GaussianProcess(x_ND, y_N, gene_D, theta)
+    noise = 0.05 + surrogate.JITTER
+    covariance = ours._covariance(ours._scaled) + noise * np.eye(15)
+    for point, residual in enumerate(ours.left_out()):
+        others = np.delete(np.arange(15), point)
+        weights = np.linalg.solve(covariance[np.ix_(others, others)], covariance[others, point])
+        variance = covariance[point, point] - covariance[point, others] @ weights
+        assert residual == pytest.approx((y_N[point] - weights @ y_N[others]) / np.sqrt(variance), abs=1e-8)
+
+
 @pytest.mark.parametrize("targets", [np.zeros(6), np.full(6, 3.0)])
 def test_equal_targets_are_no_error(targets: np.ndarray) -> None:
     x_ND, _, gene_D = some(6)

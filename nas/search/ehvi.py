@@ -7,9 +7,12 @@ the surrogate believes in among the networks of cost at most z,
 
 which for one cost is a finite sum over the steps of f, and for more a mean over quasi-random points z.
 
-Two things decide how well that searches. Accuracies far below the best would bend the surrogate, so it is fitted to
-the logarithm of the regret (see `LogRegret`). And cheap networks that are good for nothing would be worth a trial each
+Four things decide how well that searches. Accuracies far below the best would bend the surrogate, so it is fitted to
+the logarithm of the regret (see `LogRegret`). Cheap networks that are good for nothing would be worth a trial each
 wherever f begins too low, so f begins at what a share of the space's networks do not reach, as the surrogate sees it.
+Its doubt is that of all trials, failures among them, so it is rescaled to how well the better half is foretold (see
+`doubt`). And what it wrongly thinks poor it would never learn of, so every fourth network is a random neighbour of the
+front, as in local search.
 
 Shapes in names: N networks, M networks known, G genes, D columns of the surrogate, C costs, Z points or steps of f.
 """
@@ -49,6 +52,10 @@ FITTED = 256
 """Trials, evenly spaced, to which they are fitted."""
 REMEMBERED = 800
 """Trials on which the surrogate is conditioned."""
+BELIEVED = 4.0
+"""Trials that say the surrogate's doubt is right, beside those that there are."""
+ASTRAY = 4
+"""One trial in so many is a random neighbour of the front."""
 UNINTERESTING = 0.3
 """Share of the space's networks whose accuracies lie below the region of interest, unless a floor is declared."""
 
@@ -130,11 +137,15 @@ class EHVISampler(StartupSampler):
         return {}
 
     def _ranked(self, belief: Belief, history: History, networks: Networks) -> Iterator[NDArray[np.int64]]:
-        """Genotypes that are no trial's, the most promising first."""
+        """Genotypes that are no trial's, the most promising first; one time in `ASTRAY` the front's neighbours."""
         taken = {code_G.tobytes() for code_G in history.taken}
-        found, score_N = networks.candidates(self._rng, history.done.codes[belief.front], belief.score)
-        order = np.lexsort((self._rng.random(len(found)), -score_N))
-        return (code_G for code_G in found.codes[order] if code_G.tobytes() not in taken)
+        front_NG = history.done.codes[belief.front]
+        found, score_N = networks.candidates(self._rng, front_NG, belief.score)
+        ranked_NG = found.codes[np.lexsort((self._rng.random(len(found)), -score_N))]
+        if len(taken) % ASTRAY == 0:
+            near_NG = _distinct(networks.read(networks.genes.neighbours(front_NG))).codes
+            ranked_NG = np.concatenate([self._rng.permutation(near_NG), ranked_NG])
+        return (code_G for code_G in ranked_NG if code_G.tobytes() not in taken)
 
 
 def _accuracy_column(study: Study) -> int:
@@ -391,10 +402,11 @@ class Belief:
 
     front: rows of the finished trials of which f consists. levels (Z): f on the scale `regret`; corners (Z, C): the
     logarithms of costs from which each holds, up to the next or, at last, the reference (C). With several costs they
-    are points of equal weight.
+    are points of equal weight. doubt: by what the process' standard deviations are multiplied.
     """
 
     process: GaussianProcess
+    doubt: float
     regret: LogRegret
     front: NDArray[np.int64]
     corners: Floats
@@ -425,11 +437,20 @@ class Belief:
         else:
             corner_ZC = _points(np.minimum(low_C, log_costs_NC.min(axis=0)), reference_C)
             level_Z = levels(corner_ZC, log_costs_NC[front], means[front], floor)
-        return cls(process, regret, front[front < len(done)], corner_ZC, level_Z, reference_C)
+        return cls(
+            process,
+            doubt(process.left_out(), history.accuracy[kept]),
+            regret,
+            front[front < len(done)],
+            corner_ZC,
+            level_Z,
+            reference_C,
+        )
 
     def score(self, batch: Batch) -> Floats:
         """The expected hypervolume improvement (N), up to a factor that is the same for all."""
         mean_N, sd_N = self.process.predict(batch.x)
+        sd_N = self.doubt * sd_N
         total_N = np.zeros(len(batch))
         if len(self.reference) == 1:
             until_Z = np.append(self.corners[1:, 0], self.reference[0])
@@ -442,6 +463,15 @@ class Belief:
             rows = np.flatnonzero(np.all(batch.log_costs <= corner_C, axis=1))
             total_N[rows] += self.regret.expected_gain(mean_N[rows], sd_N[rows], level)
         return total_N
+
+
+def doubt(residual_M: Floats, accuracy_M: Floats) -> float:
+    """How far the more accurate half of the trials lies from its predictions, in units of what the process expects.
+
+    A process that has to explain failures expects too much of good networks, or too little of all where it is noisy.
+    """
+    better = np.argsort(-accuracy_M, kind="stable")[: (len(accuracy_M) + 1) // 2]
+    return float(np.sqrt((np.sum(residual_M[better] ** 2) + BELIEVED) / (len(better) + BELIEVED)))
 
 
 def staircase(log_costs_NC: Floats, means_N: Floats, floor: float) -> NDArray[np.int64]:

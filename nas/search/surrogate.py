@@ -165,3 +165,9 @@ class GaussianProcess:
         explained = solve_triangular(self._lower, covariance.T, lower=True, check_finite=False)
         variance = self._signal - np.einsum("nm,nm->m", explained, explained)
         return mean, np.sqrt(np.maximum(variance, 1e-12)) * self._spread
+
+    def left_out(self) -> Floats:
+        """What each point (N) lies above its prediction from all others, in standard deviations (equation 5.12)."""
+        roots = solve_triangular(self._lower, np.eye(len(self._lower)), lower=True, check_finite=False)
+        residual: Floats = self._weights / np.sqrt(np.einsum("ij,ij->j", roots, roots))
+        return residual
