@@ -111,6 +111,8 @@ def ours(case: Case) -> float:
         "trial": 0,
         "key": case.arch.key,
         "arch": case.arch.to_json(),
+        "rung": 0,
+        "full": True,
         "cost": {"macs": case.macs},
         "seed": 0,
         "budget": {"steps": case.steps},
