@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from architectures import NETWORKS
@@ -66,3 +67,14 @@ def test_a_small_run_prints_its_table() -> None:
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "**Batches alone, one thread a side**" in said
     assert said.count("\n| ") == 4
+
+
+def test_our_side_runs_a_trial_as_a_search_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    training = importlib.import_module("training")
+    images = np.zeros((100, 8, 8, 3), np.uint8), np.arange(100, dtype=np.int64) % 10
+    np.savez(tmp_path / "images.npz", x_train=images[0], y_train=images[1], x_test=images[0], y_test=images[1])
+    arch = replace(NETWORKS["bottleneck split r2"], in_channels=3, num_classes=10)
+    recipe = replace(RECIPES["digits"], batch_size=16)
+    case = training.Case("small", arch, 1000, 8, recipe, 2, str(tmp_path / "images.npz"), "cpu")
+    assert training.ours(case) > 0
