@@ -2,7 +2,7 @@
 
     python benchmarks/fidelity.py --space tiny --regimes all --schedules average --seeds 3 --budgets 18,36,72,144 \\
         --images 1150 --val-fraction 0.2 --workers 2 --rows rows.csv
-    python benchmarks/tabulate.py --space tiny --rows rows.csv --out tests/tables/tiny_digits.csv
+    python benchmarks/recorded_table.py --space tiny --rows rows.csv --out tests/tables/tiny_digits.csv
 
 Columns: the network's key, its genes (`gene.NAME`, the first option where one does not act), its exact costs, and its
 accuracy for each budget of steps and each seed (`accuracy.STEPS.SEED`): a form that `search_quality.py` reads.
