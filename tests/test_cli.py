@@ -318,6 +318,7 @@ def test_a_changed_space_is_refused_with_the_difference(
             "steps = 9: a budget is given in epochs or in steps, but epochs is 2 as well",
         ),
         (("--sampler", "tpe", "--min-accuracy", "0.9", "--no-halving"), "only ehvi and halving heed min_accuracy"),
+        (("--sampler", "tpe", "--min-accuracy", "0.9"), "the sampler is tpe and every training is in full"),
         (("--study", "../elsewhere"), "study"),
         (("--device", "abacus"), "abacus"),
         (("--recipe", "cake"), "recipe"),

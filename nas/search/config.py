@@ -102,13 +102,6 @@ class SearchConfig(BaseModel):
             raise ValueError(f"the sampler must be one of {', '.join(SAMPLERS)}")
         return value
 
-    @field_validator("sampler")
-    @classmethod
-    def _heeds_the_floor(cls, value: str, info: ValidationInfo) -> str:
-        if value != "ehvi" and info.data.get("min_accuracy") is not None and not info.data.get("halving", True):
-            raise ValueError("only ehvi and halving heed min_accuracy: leave it out, or use one of them")
-        return value
-
     @field_validator("steps")
     @classmethod
     def _steps(cls, value: int | None, info: ValidationInfo) -> int | None:

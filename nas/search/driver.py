@@ -142,7 +142,13 @@ def _plan(config: SearchConfig) -> _Plan:
     resolve_device(config.device)
     run = Run(config.out, config.study)
     recipe = _recipe(config, data)
-    return _Plan(config, run, space, caps, anchor, data, recipe.to_json(), _budgets(config, data, recipe))
+    budgets = _budgets(config, data, recipe)
+    if config.min_accuracy is not None and config.sampler != "ehvi" and len(budgets) == 1:
+        raise ValueError(
+            f"only ehvi and halving heed min_accuracy = {config.min_accuracy:g}, but the sampler is {config.sampler} "
+            "and every training is in full: leave it out"
+        )
+    return _Plan(config, run, space, caps, anchor, data, recipe.to_json(), budgets)
 
 
 def _recipe(config: SearchConfig, data: ImageData) -> Recipe:
