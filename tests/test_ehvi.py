@@ -170,6 +170,12 @@ def test_what_runs_counts_with_its_expected_accuracy() -> None:
     assert set(mean_N.tolist()) & set(belief.levels.tolist())
 
 
+def test_a_surrogate_that_explains_failures_is_doubted_less_among_good_networks() -> None:
+    made = study(EHVISampler(Known(one_cost), seed=0), 30)
+    belief, history = believed(made)
+    assert belief.doubt == doubt(belief.process.left_out(), history.accuracy) < 0.9
+
+
 def test_f_begins_at_the_declared_floor_or_at_what_most_of_the_space_exceeds() -> None:
     made = study(EHVISampler(Known(one_cost), seed=0), 30)
     declared, _ = believed(made, floor=0.4)
