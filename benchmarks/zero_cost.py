@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nas.arch import Architecture
 from nas.data import load
 from nas.data.batches import Normalise, on_device, plain_batches
-from nas.evidence import spearman
+from nas.evidence import partial_spearman, spearman
 from nas.models import build
 from nas.space import SearchSpace
 from nas.train.recipe import Schedule
@@ -50,7 +50,7 @@ def main() -> None:
         print(f"| {regime}, {len(archs)} | MACs | {spearman(prices, truth):.2f} | - |")
         for name, score in SCORES.items():
             scores = [score(arch, batch) for arch in archs.values()]
-            alone, beside = spearman(scores, truth), partial(scores, truth, prices)
+            alone, beside = spearman(scores, truth), partial_spearman(scores, truth, prices)
             print(f"| {regime}, {len(archs)} | {name} | {alone:.2f} | {beside:.2f} |")
 
 
@@ -78,12 +78,6 @@ def longest(rows: list[fidelity.Row], reference: Schedule) -> dict[str, float]:
             found.setdefault(row.key, []).append(row.accuracy)
     seeds = max(map(len, found.values()))
     return {key: float(np.mean(values)) for key, values in found.items() if len(values) == seeds}
-
-
-def partial(x: list[float], y: list[float], fixed: list[float]) -> float:
-    """Spearman's partial correlation: of the ranks, what is left after a line in the ranks of `fixed`."""
-    xy, xz, yz = spearman(x, y), spearman(x, fixed), spearman(y, fixed)
-    return (xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2))
 
 
 def synflow(arch: Architecture, x_BCHW: Tensor) -> float:

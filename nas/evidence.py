@@ -24,6 +24,8 @@ MIN_SAMPLES = 6
 """Samples of which the smallest and the largest hold the median with probability 1 - 2 / 2^6 = 0.97; with five 0.94."""
 
 MIN_PAIRS = 3
+EXPLAINED = 1e-9
+"""Variation of ranks below this share of the most that there can be is rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,25 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
     # Twice the ranks, centred, are whole numbers, so that a perfect order gives exactly 1.
     x, y = (2 * rankdata(values) - (len(values) + 1) for values in _pairs(a, b))
     return float(x @ y) / math.sqrt(float(x @ x) * float(y @ y))
+
+
+def partial_spearman(a: ArrayLike, b: ArrayLike, fixed: ArrayLike) -> float:
+    """Spearman's partial correlation: of the ranks of a and b, what is left after a plane in the ranks of `fixed`.
+
+    fixed: n numbers, or n rows of several. nan where these explain all of a or of b. Raises as `spearman` does, and
+    for another number of rows.
+    """
+    from scipy.stats import rankdata
+
+    x, y = _pairs(a, b)
+    columns = np.asarray(fixed, np.float64)
+    if len(columns) != len(x):
+        raise ValueError(f"a partial correlation needs {len(x)} rows of fixed values, but got {len(columns)}")
+    columns = columns.reshape(len(x), -1)
+    plane = np.column_stack([np.ones(len(x)), *(rankdata(column) for column in columns.T)])
+    left = [rank - plane @ np.linalg.lstsq(plane, rank)[0] for rank in (rankdata(x), rankdata(y))]
+    scale = math.sqrt(float(left[0] @ left[0]) * float(left[1] @ left[1]))
+    return float(left[0] @ left[1]) / scale if scale > EXPLAINED * len(x) ** 3 else math.nan
 
 
 def kendall(a: ArrayLike, b: ArrayLike) -> float:

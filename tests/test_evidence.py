@@ -9,10 +9,10 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nas.evidence import Correlation, RankCorrelation, bootstrap, kendall, median, share, spearman
+from nas.evidence import Correlation, RankCorrelation, bootstrap, kendall, median, partial_spearman, share, spearman
 
 BOTH = pytest.mark.parametrize("correlation", [spearman, kendall])
 
@@ -215,3 +215,31 @@ def test_a_share_keeps_a_width_at_its_ends() -> None:
 def test_a_share_of_nothing_is_refused(hits: int, n: int) -> None:
     with pytest.raises(ValueError, match="a share needs at least 1 case"):
         share(hits, n)
+
+
+# ---- with something held fixed -----------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(*[st.integers(-4, 4)] * 3), min_size=4, max_size=12))
+def test_with_one_thing_held_fixed_it_is_the_textbook_formula(points: list[tuple[int, int, int]]) -> None:
+    a, b, c = zip(*points, strict=True)
+    assume(all(len(set(values)) > 1 for values in (a, b, c)))
+    ab, ac, bc = spearman(a, b), spearman(a, c), spearman(b, c)
+    assume(max(abs(ac), abs(bc)) < 1 - 1e-9)
+    expected = (ab - ac * bc) / math.sqrt((1 - ac**2) * (1 - bc**2))
+    assert partial_spearman(a, b, c) == pytest.approx(expected, abs=1e-9)
+
+
+def test_what_the_fixed_values_explain_is_taken_away() -> None:
+    size, noise = np.arange(8.0), np.array([0, 1, 0, 1, 1, 0, 1, 0])
+    assert spearman(size + noise, size - noise) > 0.9
+    assert partial_spearman(size + noise, size - noise, size) < -0.7
+    assert math.isnan(partial_spearman(size, size**2, size))
+    both = np.column_stack([size, noise])
+    assert math.isnan(partial_spearman(size, noise, both))
+
+
+def test_a_partial_correlation_needs_as_many_fixed_values_as_pairs() -> None:
+    with pytest.raises(ValueError, match=r"8 rows of fixed values, but got 3"):
+        partial_spearman(range(8), range(8), range(3))

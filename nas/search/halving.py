@@ -1,10 +1,12 @@
 """Pareto halving: which trainings go on, from their checkpoints, to the next rung.
 
 A rung is a budget at which every training that reaches it is evaluated. Asynchronous, as in ASHA (arXiv:1810.05934,
-algorithm 2): whenever there is room, the best trial that should go on does, else a new one begins. Two things let a
+algorithm 2): whenever there is room, the best trial that should go on does, else a new one begins. Three things let a
 trial go on from a rung: it is among the first 1/eta there, by non-domination rank and, within a rank, by hypervolume
 contribution, and fewer than 1/eta have gone on; or its accuracy, carried on as the luckier trials' went on, beats
-every fully trained network that costs no more, so that cheap networks are not crowded out by dear ones.
+every fully trained network that costs no more, so that cheap networks are not crowded out by dear ones; or it is one
+of the first, the audit, which go on whatever they showed. A rung that does not rank these as the next one does has not
+earned that anything is stopped there: the audit then goes on.
 
 ASHA lets any trial go on that is among the first 1/eta at some moment. A search whose proposals improve then trains
 half of them in full (measured with eta = 3: 99 of 200).
@@ -12,12 +14,14 @@ half of them in full (measured with eta = 3: 99 of 200).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.evidence import partial_spearman
 from nas.pareto import contributions, ranks, reference_point
 from nas.search.ehvi import UNINTERESTING
 
@@ -29,6 +33,10 @@ LEAST_STEPS = 18
 """Optimiser steps of the lowest rung: shorter trainings do not rank networks (docs/log.md)."""
 RUNGS = 3
 """At most; so the lowest rung has at least a sixteenth of the budget."""
+AUDIT = 8
+"""Trials that go on from a rung whatever they showed there, to see whether it ranks them as the next one does."""
+TRUST = 0.4
+"""Least rank correlation of the audited trials at two rungs, costs held fixed; with less, twice as many are audited."""
 OPTIMISM = 0.5
 """Share of the fully trained networks that kept more of their error than the optimist expects."""
 DIGITS = 9
@@ -78,12 +86,14 @@ def best_first(costs_NC: Floats, accuracy_N: Floats) -> NDArray[np.int64]:
 class Halving:
     """Decides on trials that train to `count` rungs; keeps nothing, so that the same trials give the same answers.
 
+    audit: trials of which every one goes on, until a rung has earned trust; 0: every rung is trusted from the start.
     accuracy_floor: accuracies below are of no interest; None: those of the 30 % of the trials that promise least.
     """
 
-    def __init__(self, count: int, *, eta: int = ETA, accuracy_floor: float | None = None) -> None:
+    def __init__(self, count: int, *, eta: int = ETA, audit: int = AUDIT, accuracy_floor: float | None = None) -> None:
         self._count = count
         self._eta = eta
+        self._audit = audit
         self._accuracy_floor = accuracy_floor
 
     def next(self, trials: Sequence[Shown]) -> int | None:
@@ -100,10 +110,23 @@ class Halving:
     def _going_on(self, trials: Sequence[Shown], members: list[int], here: set[int], rung: int) -> list[int]:
         """Those that wait `here` and should go on, the best first."""
         order = self._order(trials, members, rung)
-        share = len(members) // self._eta
-        first = order[:share] if len(members) - len(here) < share else []
+        audited = set(self._audited(trials, members, rung))
+        others = [place for place in members if place not in audited]
+        gone = sum(place not in here for place in others)
+        first = order[: len(members) // self._eta] if gone < len(others) // self._eta else []
         hopeful = self._hopeful(trials, sorted(here), rung)
-        return [place for place in first if place in here] + [place for place in order if place in hopeful]
+        groups = (first, audited, hopeful)
+        return [place for group in groups for place in order if place in group and place in here]
+
+    def _audited(self, trials: Sequence[Shown], members: list[int], rung: int) -> list[int]:
+        """The first of the `members` of a rung: as many as it took until they were ranked as at the next rung."""
+        count = self._audit
+        while 0 < count < len(members):
+            pairs = [trials[place] for place in members[:count] if len(trials[place].accuracies) > rung + 1]
+            if len(pairs) < count // 2 or agreement(pairs, rung) >= TRUST:
+                break
+            count *= 2
+        return members[:count]
 
     def _order(self, trials: Sequence[Shown], members: list[int], rung: int) -> list[int]:
         accuracy_N = np.array([trials[place].accuracies[rung] for place in members])
@@ -140,6 +163,18 @@ class Halving:
             elif reached >= 0:
                 found[place] = 1 - _error(trial.accuracies[-1]) * ratio[reached]
         return found
+
+
+def agreement(trials: Sequence[Shown], rung: int) -> float:
+    """How alike `rung` and the next rank trials that finished both, costs held fixed: -1..1, 0 where nothing is left.
+
+    Needs at least 3 trials (`nas.evidence.MIN_PAIRS`).
+    """
+    low_N, high_N = ([trial.accuracies[at] for trial in trials] for at in (rung, rung + 1))
+    if len(set(low_N)) == 1 or len(set(high_N)) == 1:
+        return 0.0
+    found = partial_spearman(low_N, high_N, np.log(_costs(trials)))
+    return 0.0 if math.isnan(found) else found
 
 
 def _costs(trials: Sequence[Shown]) -> Floats:
