@@ -162,6 +162,8 @@ def _bare(case: Case, data: ImageData, recipe: Recipe, device: torch.device) -> 
             loss = nn.functional.cross_entropy(model(x_BCHW), labels_B, label_smoothing=recipe.label_smoothing)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        if recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm, foreach=True)
         optimizer.step()
         loss_sum += loss.detach() * len(labels_B)
     float(loss_sum)

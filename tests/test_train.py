@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
@@ -18,7 +19,8 @@ from torch import nn
 
 from nas.arch import Architecture, Conv, Gate, Kernel, Mixer, SelectiveKernel, SplitAttention, Stage, Stem
 from nas.data import ImageData, Split, load
-from nas.data.batches import train_batches
+from nas.data.batches import steps_per_epoch, train_batches
+from nas.device import Precision
 from nas.models import build
 from nas.train import (
     RECIPES,
@@ -103,6 +105,8 @@ def test_a_recipe_survives_json() -> None:
         ({"momentum": 1.0}, "momentum must be above 0 and below 1, but got 1.0"),
         ({"weight_decay": -1e-4}, "weight_decay must be at least 0"),
         ({"label_smoothing": 1}, "label_smoothing must be at least 0 and below 1"),
+        ({"clip_norm": 0}, "clip_norm must be above 0, or null, but got 0"),
+        ({"clip_norm": "2"}, "clip_norm must be a finite number or null, but got '2'"),
         ({"batch_size": 1}, "batch_size must be at least 2, but got 1"),
         ({"batch_size": 2.5}, "batch_size must be a whole number, but got 2.5"),
         ({"batch_size": True}, "batch_size must be a whole number, but got True"),
@@ -122,6 +126,11 @@ def test_recipe_mistakes_are_told_in_words(changed: dict[str, Any], message: str
 def test_a_recipe_lacking_a_setting_is_refused() -> None:
     with pytest.raises(ValueError, match="recipe lacks the key 'momentum'"):
         Recipe.from_json({key: value for key, value in DIGITS.to_json().items() if key != "momentum"})
+
+
+def test_a_recipe_recorded_before_gradients_were_clipped_does_not_clip() -> None:
+    older = {key: value for key, value in RECIPES["cifar"].to_json().items() if key != "clip_norm"}
+    assert Recipe.from_json(older) == replace(RECIPES["cifar"], clip_norm=None)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +259,7 @@ def test_every_setting_of_the_recipe_acts(digits: ImageData) -> None:
         "momentum": 0.5,
         "weight_decay": 0.1,
         "label_smoothing": 0.0,
+        "clip_norm": 0.1,
         "batch_size": 32,
         "warmup_fraction": 0.5,
         "crop_padding": 1,
@@ -289,6 +299,27 @@ def test_weight_decay_spares_batch_norm_and_biases(digits: ImageData, tmp_path: 
     for name, parameter in build(tiny()).named_parameters():
         shrunk = float(untouched[name].norm()) < 0.9 * float(start[name].norm())
         assert shrunk == (parameter.ndim > 1), name
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_no_step_is_longer_than_the_clipped_gradients_allow(
+    digits: ImageData, tmp_path: Path, precision: Precision
+) -> None:
+    """A step of Nesterov's momentum m along gradients of norm c moves by rate (c + m v), where v <= c / (1 - m)."""
+    recipe = replace(DIGITS, precision=precision, weight_decay=0.0, schedule="cycle", clip_norm=1e-3)
+    quick(digits, recipe, epochs=1, checkpoint=tmp_path / "checkpoint")
+    there = load_weights(tmp_path / "checkpoint")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        start = {name: value.detach() for name, value in build(tiny()).named_parameters()}
+    moved = math.sqrt(sum(float((there[name] - value).square().sum()) for name, value in start.items()))
+    steps = steps_per_epoch(len(digits.train), recipe.batch_size)
+    longest = recipe.learning_rate * 1e-3 * (1 + recipe.momentum / (1 - recipe.momentum))
+    assert 1e-3 * longest < moved <= steps * longest
+
+
+def test_gradients_within_the_norm_are_left_as_they_are(digits: ImageData) -> None:
+    assert quick(digits, replace(DIGITS, clip_norm=1e6)).loss_curve == quick(digits, DIGITS).loss_curve
 
 
 def test_reports_come_once_an_epoch(digits: ImageData) -> None:

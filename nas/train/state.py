@@ -53,14 +53,17 @@ class Training:
     def diverged(self) -> bool:
         return bool(self.losses) and not math.isfinite(self.losses[-1])
 
-    def take_step(self, x_BCHW: Tensor, labels_B: Tensor, rate: float, label_smoothing: float) -> None:
+    def take_step(self, x_BCHW: Tensor, labels_B: Tensor, rate: float, recipe: Recipe) -> None:
         """One step of gradient descent; nothing is read back from the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with autocast(self.device, self.precision):
-            loss = nn.functional.cross_entropy(self.forward(x_BCHW), labels_B, label_smoothing=label_smoothing)
+            loss = nn.functional.cross_entropy(self.forward(x_BCHW), labels_B, label_smoothing=recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if recipe.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm, foreach=True)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1

@@ -244,7 +244,7 @@ class _Run:
         training.model.train()
         for x_BCHW, labels_B in islice(self._batches(training, epoch, first), stop - training.step):
             rate = learning_rate(training.step, self.budget, self.recipe)
-            training.take_step(x_BCHW, labels_B, rate, self.recipe.label_smoothing)
+            training.take_step(x_BCHW, labels_B, rate, self.recipe)
         training.end_part(epoch=epoch, whole=training.step % self.epoch_steps == 0)
         training.seconds += time.monotonic() - began
 
