@@ -35,7 +35,7 @@ RUNGS = 3
 """At most; so the lowest rung has at least a sixteenth of the budget."""
 AUDIT = 8
 """Trials that go on from a rung whatever they showed there, to see whether it ranks them as the next one does."""
-TRUST = 0.4
+TRUST = 0.5
 """Least rank correlation of the audited trials at two rungs, costs held fixed; with less, twice as many are audited."""
 OPTIMISM = 0.5
 """Share of the fully trained networks that kept more of their error than the optimist expects."""
