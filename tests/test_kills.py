@@ -34,12 +34,12 @@ MOMENTS: dict[str, tuple[type, str, int]] = {
 }
 """What had just been done when the process died -> the method that did it, and at which of its calls."""
 RUNG_MOMENTS: dict[str, tuple[type, str, int]] = {
-    "five trials wait": (Store, "wait", 5),
-    "the first trial goes on": (Store, "go_on", 1),
+    "five trials have waited": (Store, "wait", 5),
+    "a trial goes on": (Store, "go_on", 1),
     "its spec is written": (Run, "write_spec", 1),
     "its result is written": (InlineExecutor, "wait", 1),
     "a trial waits, but Optuna does not know": (RDBStorage, "set_trial_user_attr", 1),
-    "a trial goes on, but Optuna does not know": (RDBStorage, "set_trial_user_attr", 4),
+    "a trial goes on, but Optuna does not know": (RDBStorage, "set_trial_user_attr", 1),
     "the ledger is written": (Run, "write_ledger", 1),
 }
 SEARCHES: dict[str, tuple[dict[str, Any], dict[str, tuple[type, str, int]]]] = {
@@ -137,11 +137,11 @@ def test_a_result_that_was_not_told_is_recovered_and_not_trained_again(tmp_path:
 
 @posix
 def test_real_trainings_killed_and_resumed_give_the_same_accuracies(tmp_path: Path) -> None:
-    for submitted in (2, 4):  # the latter kills it before the first that goes on
+    for submitted in (2, 4):  # the first that goes on, and the next, before they are trained
         killed(trained, tmp_path / "killed", submitted)
     assert run_search(real(tmp_path / "killed")).complete > 0
     run_search(real(tmp_path / "never"))
     resumed, never = trials_of(tmp_path / "killed"), trials_of(tmp_path / "never")
     columns = ["key", "state", "accuracy", "seed", "epochs"]
     pd.testing.assert_frame_equal(resumed[columns], never[columns])
-    assert set(never["state"]) == {"complete", "stopped"}
+    assert set(never["state"]) == {"complete"}  # few enough to be the audit of the rung
