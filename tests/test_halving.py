@@ -238,10 +238,20 @@ def test_nothing_stops_at_a_rung_that_ranks_otherwise_than_the_next() -> None:
     poor = waiting(*[0.0] * ETA, cost=100.0)
     for high, goes_on in ((AGREEING, None), (REVERSED, AUDIT), ([0.5] * AUDIT, AUDIT)):
         assert halving.next([*audited(AGREEING, high), *poor]) == goes_on
-    seen_again = audited(2 * AGREEING, AGREEING + [0.9 * accuracy for accuracy in AGREEING])
-    assert halving.next([*seen_again, *poor]) is None  # with twice as many they agree
+    close, apart = [0.5 + 0.01 * accuracy for accuracy in AGREEING], [0.1, 0.9, 0.2, 0.8, 0.15, 0.85, 0.25, 0.75]
+    reversed_close = [1 - accuracy for accuracy in close]
+    assert halving.next([*audited(close, reversed_close), *poor]) == AUDIT
+    assert (
+        halving.next([*audited(close + apart, reversed_close + apart), *poor]) is None
+    )  # with twice as many they agree
     doubted = audited(2 * AGREEING, 2 * REVERSED)
     assert halving.next([*doubted, *poor]) == 2 * AUDIT
+
+
+def test_the_best_go_on_before_the_audit() -> None:
+    halving = Halving(2, accuracy_floor=1.0)
+    trials = [*audited(AGREEING[1:], AGREEING[1:]), *waiting(0.0), *waiting(0.3, 0.99, 0.2, 0.1)]
+    assert halving.next(trials) == AUDIT + 1
 
 
 def test_what_only_the_costs_explain_is_no_agreement() -> None:

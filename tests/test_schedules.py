@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -239,3 +240,19 @@ def test_recalibration_gives_the_mean_statistics_of_the_batches(digits: ImageDat
     torch.testing.assert_close(layer.bn.running_mean, means)
     torch.testing.assert_close(layer.bn.running_var, variances)
     assert layer.bn.momentum == 0.1
+
+
+@pytest.mark.parametrize(("batch_size", "batches"), [(64, 8), (200, 3)])
+def test_averaged_weights_are_recalibrated_on_512_images(
+    monkeypatch: pytest.MonkeyPatch, batch_size: int, batches: int
+) -> None:
+    seen: list[int] = []
+
+    def counted(model: Any, given: Iterable[Any], **how: Any) -> None:
+        kept = list(given)
+        seen.append(len(kept))
+        recalibrate(model, kept, **how)
+
+    monkeypatch.setattr("nas.train.trainer.recalibrate", counted)
+    train(ARCH, load("digits"), recipe("average", batch_size=batch_size), steps=2, seed=0, device="cpu")
+    assert seen == [batches]
