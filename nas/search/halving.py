@@ -173,7 +173,7 @@ def agreement(trials: Sequence[Shown], rung: int) -> float:
     low_N, high_N = ([trial.accuracies[at] for trial in trials] for at in (rung, rung + 1))
     if len(set(low_N)) == 1 or len(set(high_N)) == 1:
         return 0.0
-    found = partial_spearman(low_N, high_N, np.log(_costs(trials)))
+    found = partial_spearman(low_N, high_N, _costs(trials))
     return 0.0 if math.isnan(found) else found
 
 
