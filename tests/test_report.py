@@ -90,6 +90,46 @@ def test_stopped_networks_are_drawn_apart_and_on_no_front(tmp_path: Path) -> Non
     assert ("4 of 12", "trials finished") in tables.summary(recorded)
 
 
+def rung_run(root: Path, first: list[float], second: list[float], macs: list[int]) -> Run:
+    """Trials that went on, with these accuracies after 12 and 96 steps, and one that stopped."""
+    run = small_run(root, [])
+    for trial, (low, high, cost) in enumerate(zip(first, second, macs, strict=True)):
+        run.write_spec(trial, spec(trial, genotype(), macs=cost))
+        run.write_result(trial, result(trial, high, full=True, evaluations=[[12, low, 1.5], [96, high, 0.5]]))
+    run.write_spec(len(first), spec(len(first), genotype(), macs=7))
+    run.write_result(len(first), result(len(first), 0.1, full=False, evaluations=[[12, 0.1, 2.0]]))
+    return run
+
+
+def test_the_report_says_what_a_rung_was_worth(tmp_path: Path) -> None:
+    # Dearer networks are better at both rungs, and among those of one cost the first rung is wrong.
+    run = rung_run(tmp_path, [0.2, 0.1, 0.4, 0.3, 0.6, 0.5], [0.5, 0.6, 0.7, 0.8, 0.85, 0.9], [10, 10, 20, 20, 30, 30])
+    shown = tables.rungs(report.read(run))
+    (first, last) = shown.rows
+    assert first[:3] == ("12 steps", "7", "6") and last == ("96 steps", "6", "–", "–", "–")
+    assert first[3].startswith("0.83 (")  # 1 - 6 * 6 / (6 * 35)
+    assert float(first[4]) == -1
+    page = report.render(report.read(run))
+    assert "What short trainings tell" in page and first[3] in page
+
+
+@pytest.mark.parametrize("first", [[0.5, 0.5, 0.5], [0.1, 0.2]])
+def test_a_rung_that_cannot_be_judged_says_nothing(tmp_path: Path, first: list[float]) -> None:
+    run = rung_run(tmp_path, first, [0.7, 0.8, 0.9][: len(first)], [10, 20, 30][: len(first)])
+    assert tables.rungs(report.read(run)).rows[0][3:] == ("–", "–")
+
+
+def test_costs_that_explain_a_rung_leave_nothing_to_correlate(tmp_path: Path) -> None:
+    run = rung_run(tmp_path, [0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8], [10, 20, 30, 40])
+    assert tables.rungs(report.read(run)).rows[0][3:] == ("1.00 (1.00 to 1.00)", "–")
+
+
+def test_a_search_in_full_has_no_rungs_to_show(tmp_path: Path) -> None:
+    recorded = report.read(small_run(tmp_path, ROWS))
+    assert tables.rungs(recorded).rows == ()
+    assert "What short trainings tell" not in report.render(recorded)
+
+
 def test_genes_are_judged_by_accuracies_of_one_budget(tmp_path: Path) -> None:
     recorded = report.read(stopped_run(tmp_path))
     assert recorded.comparable["trial"].tolist() == list(range(12))

@@ -57,6 +57,7 @@ def render(recorded: Recorded) -> str:
         environment=tables.environment(recorded),
         ledger=tables.ledger(recorded),
         failures=tables.failures(recorded),
+        rungs=tables.rungs(recorded),
         latency=tables.latency(recorded),
         space_text=recorded.space,
         # The script is the library's own text; what it draws is escaped where it is computed.

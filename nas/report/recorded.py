@@ -27,9 +27,9 @@ class Recorded:
     """One study as it was found on disk.
 
     trials: the frame of `Run.trials`. genotypes: trial -> gene -> value. curves: trained network -> mean training loss
-    of each epoch (None where it was not finite). first_rungs: trained network -> accuracy after its shortest budget.
-    settings: run.json without its config. space: the TOML text or "". latency: the model that predicts it, where it is
-    an objective; front_times: None before the front was timed.
+    of each epoch (None where it was not finite). rungs: trained network -> steps of each budget that it was evaluated
+    after -> accuracy. settings: run.json without its config. space: the TOML text or "". latency: the model that
+    predicts it, where it is an objective; front_times: None before the front was timed.
     """
 
     study: str
@@ -42,7 +42,7 @@ class Recorded:
     trials: pd.DataFrame
     genotypes: Mapping[int, Mapping[str, Any]]
     curves: Mapping[int, Sequence[float | None]]
-    first_rungs: Mapping[int, float]
+    rungs: Mapping[int, Mapping[int, float]]
     latency: LatencyModel | None = None
     front_times: FrontTimes | None = None
 
@@ -61,8 +61,9 @@ class Recorded:
         """Trials by accuracies of one budget: those in full or, where some stopped early, all after the first rung."""
         if self.stopped.empty:
             return self.complete
-        rows = by_objective(self.trials[self.trials["trial"].isin(list(self.first_rungs))])
-        return rows.assign(accuracy=rows["trial"].map(self.first_rungs)).reset_index(drop=True)
+        first = {trial: seen[min(seen)] for trial, seen in self.rungs.items()}
+        rows = by_objective(self.trials[self.trials["trial"].isin(list(first))])
+        return rows.assign(accuracy=rows["trial"].map(first)).reset_index(drop=True)
 
     @property
     def front(self) -> pd.DataFrame:
@@ -109,8 +110,10 @@ def read(run: Run) -> Recorded:
         trials=trials,
         genotypes={trial: spec.get("genotype") or {} for trial, spec in specs.items()},
         curves={trial: result.get("loss_curve") or [] for trial, result in results.items()},
-        first_rungs={
-            trial: result["evaluations"][0][1] for trial, result in results.items() if result.get("evaluations")
+        rungs={
+            trial: {steps: accuracy for steps, accuracy, *_ in result["evaluations"]}
+            for trial, result in results.items()
+            if result.get("evaluations")
         },
         latency=LatencyModel.recorded(run) if "latency" in objectives else None,
         front_times=_front_times(run) if "latency" in objectives else None,

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.arch import GENES
+from nas.evidence import MIN_PAIRS, bootstrap, partial_spearman, spearman
 from nas.pareto import COSTS
+from nas.record import by_objective
 from nas.report.recorded import Recorded
 from nas.report.style import LABELS, amount, count, milliseconds, percent, seconds
 
@@ -69,6 +71,33 @@ def _measured(recorded: Recorded, key: str) -> str:
     if found is None:
         return "–"
     return f"{milliseconds(found.median_ms)} ({found.low_ms:.4g} to {found.high_ms:.4g})"
+
+
+def rungs(recorded: Recorded) -> Table:
+    """What each rung was worth: how it ranks the networks that went on, as the next one does; no rows without rungs.
+
+    A rank correlation is given with its interval, one that has the costs held fixed without.
+    """
+    budgets = sorted({steps for seen in recorded.rungs.values() for steps in seen})
+    if len(budgets) < 2:
+        return Table((), ())
+    rows = []
+    for steps, following in zip(budgets, (*budgets[1:], None), strict=True):
+        here = [trial for trial, seen in recorded.rungs.items() if steps in seen]
+        on = [trial for trial in here if following in recorded.rungs[trial]]
+        agreements = _agreements(recorded, on, steps, following) if following is not None else ("–", "–")
+        rows.append((f"{steps:,} steps", str(len(here)), str(len(on)) if following is not None else "–", *agreements))
+    headers = (("rung", False), ("networks", True), ("went on", True), ("rank correlation with the next", True))
+    return Table((*headers, ("costs held fixed", True)), tuple(rows))
+
+
+def _agreements(recorded: Recorded, trials: list[int], steps: int, following: int) -> tuple[str, str]:
+    low, high = ([recorded.rungs[trial][at] for trial in trials] for at in (steps, following))
+    if len(trials) < MIN_PAIRS or len(set(low)) == 1 or len(set(high)) == 1:
+        return "–", "–"
+    costs = by_objective(recorded.trials).set_index("trial").loc[trials, list(recorded.costs)]
+    left = partial_spearman(low, high, costs.to_numpy())
+    return str(bootstrap(spearman, low, high, seed=0)), f"{left:.2f}" if left == left else "–"
 
 
 def latency(recorded: Recorded) -> Table:
