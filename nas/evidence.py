@@ -9,7 +9,7 @@ SciPy is imported at the first call, because it takes longer to import than this
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import NormalDist
@@ -95,6 +95,56 @@ def share(hits: int, n: int) -> Share:
     middle = (value + z2 / (2 * n)) / scale
     half = math.sqrt(z2 * (value * (1 - value) / n + z2 / (4 * n * n))) / scale
     return Share(value, middle - half if hits else 0.0, middle + half if hits < n else 1.0, n)
+
+
+@dataclass(frozen=True, slots=True)
+class SeedNoise:
+    """What trainings with other seeds show, as accuracies (0..1); see `seed_noise`.
+
+    deviation: standard deviation between trainings of one network; nan where none was repeated twice. luck: how much
+    higher the networks were when they were found, on average; luck_error: its standard error, nan for one network.
+    """
+
+    deviation: float
+    luck: float
+    luck_error: float
+    networks: int
+    trainings: int
+
+    def __str__(self) -> str:
+        error = f", standard error {100 * self.luck_error:.2f}" if math.isfinite(self.luck_error) else ""
+        spread = (
+            f"; the standard deviation between trainings of one network is {100 * self.deviation:.2f} points"
+            if math.isfinite(self.deviation)
+            else ""
+        )
+        return (
+            f"{self.networks} network{'s' * (self.networks != 1)}, trained again with {self.trainings} other "
+            f"seed{'s' * (self.trainings != 1)} in all, came out "
+            f"{100 * abs(self.luck):.2f} points {'lower' if self.luck >= 0 else 'higher'} in accuracy than when found "
+            f"(mean{error}){spread}"
+        )
+
+
+def seed_noise(found: Sequence[float], others: Sequence[Sequence[float]]) -> SeedNoise:
+    """From the accuracies `found` of networks that were chosen for them, and the `others` of each, at least one.
+
+    The deviation is pooled over the others alone, for what was chosen as the best is no fair draw. That it was best
+    of many is the luck: what was found less the mean of the others, over the networks.
+    Raises ValueError for no network, one without others, or different lengths.
+    """
+    if not found or len(found) != len(others) or not all(others):
+        raise ValueError(f"needs as many accuracies as lists of others, none empty, but got {found} and {others}")
+    luck = [own - float(np.mean(other)) for own, other in zip(found, others, strict=True)]
+    squares = sum(float(np.var(other)) * len(other) for other in others)
+    free = sum(len(other) - 1 for other in others)
+    return SeedNoise(
+        deviation=math.sqrt(squares / free) if free else math.nan,
+        luck=float(np.mean(luck)),
+        luck_error=float(np.std(luck, ddof=1)) / math.sqrt(len(luck)) if len(luck) > 1 else math.nan,
+        networks=len(found),
+        trainings=sum(len(other) for other in others),
+    )
 
 
 RankCorrelation = Callable[[ArrayLike, ArrayLike], float]

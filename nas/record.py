@@ -8,6 +8,7 @@
     trials.csv     one row per trial          front.csv    the non-dominated ones
     report.html    the page                   driver.lock  held by the one driver of the study
     trials/<n>/    spec.json, result.json, checkpoint.pt
+    repeats/<n>-<k>/, repeats.csv   the same for trial n with its k-th other seed, and one row for each
 
 Every file is written whole or not at all, no path leaves the results root, and whatever the files hold was computed
 elsewhere: here nothing is trained, priced or proposed. All mistakes on disk raise ValueError naming the file.
@@ -41,6 +42,7 @@ from nas.atomic import write_atomic
 from nas.machine import cpu_model, usable_cores
 from nas.pareto import COSTS
 
+REPEAT_FOLDER = re.compile(r"(0|[1-9]\d*)-([1-9]\d*)", re.ASCII)
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 COLUMNS: dict[str, str] = {
@@ -73,6 +75,17 @@ reference is the family of a paper's network that the search was given, else emp
 model predicts, nan where latency is no objective; measured_ms the median of a network that was timed on the front, nan
 for others.
 """
+
+REPEAT_COLUMNS: dict[str, str] = {
+    "trial": "int64",
+    "repeat": "int64",
+    "state": "str",
+    "accuracy": "float64",
+    "seconds": "float64",
+    "reason": "str",
+    "seed": "int64",
+}
+"""Column of `Run.repeats` -> dtype."""
 
 PACKAGES = ("torch", "optuna", "fvcore", "numpy", "pandas", "scikit-learn", "moocore", "plotly")
 
@@ -265,6 +278,44 @@ class Run:
             raise ValueError(f"{name} of trial {trial} must name that trial, but it names {value.get('trial')!r}")
         write_json(path, value)
 
+    def repeat_folder(self, trial: int, repeat: int) -> Path:
+        """The folder of a trial's training with its `repeat`-th other seed, from 1 on."""
+        return self.path("repeats", f"{trial}-{repeat}")
+
+    def write_repeat_spec(self, trial: int, repeat: int, value: Mapping[str, Any]) -> None:
+        write_json(self.repeat_folder(trial, repeat) / "spec.json", value)
+
+    def read_repeat(self, trial: int, repeat: int) -> dict[str, Any] | None:
+        """The result of a training with another seed; None before it has ended."""
+        return read_json_or_none(self.repeat_folder(trial, repeat) / "result.json")
+
+    def repeats(self) -> pd.DataFrame:
+        """All trainings with other seeds, with the columns of `REPEAT_COLUMNS` and the states of `trials`."""
+        found = sorted(
+            (int(match[1]), int(match[2]))
+            for spec in self.path("repeats").glob("*/spec.json")
+            if (match := REPEAT_FOLDER.fullmatch(spec.parent.name))
+        )
+        rows = [
+            {
+                "trial": trial,
+                "repeat": repeat,
+                **_outcome(self.read_repeat(trial, repeat)),
+                "seed": read_json(self.repeat_folder(trial, repeat) / "spec.json").get("seed", -1),
+            }
+            for trial, repeat in found
+        ]
+        return _frame(rows, REPEAT_COLUMNS)
+
+    def other_seeds(self) -> dict[int, list[float]]:
+        """Trial -> its accuracies with other seeds, of those trainings that succeeded; no others, no entry."""
+        repeats = self.repeats()
+        complete = repeats[repeats["state"] == "complete"]
+        found: dict[int, list[float]] = {}
+        for trial, accuracy in zip(complete["trial"].tolist(), complete["accuracy"].tolist(), strict=True):
+            found.setdefault(trial, []).append(accuracy)
+        return found
+
     def trial_numbers(self) -> list[int]:
         """The trials that have a spec.json, in order."""
         specs = self.path("trials").glob("*/spec.json")
@@ -280,7 +331,7 @@ class Run:
         """
         measured = self.measured_ms()
         rows = [self._row(trial, measured) for trial in self.trial_numbers()]
-        return pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=COLUMNS[name]) for name in COLUMNS})
+        return _frame(rows, COLUMNS)
 
     def _row(self, trial: int, measured: Mapping[str, float]) -> dict[str, Any]:
         path = self._of_trial(trial, "spec.json")
@@ -311,10 +362,16 @@ class Run:
         return front_of(self.trials(), objectives)
 
     def write_tables(self, objectives: Sequence[str]) -> None:
-        """Write trials.csv and front.csv."""
-        trials = self.trials()
+        """Write trials.csv and front.csv, and repeats.csv where there are repeats."""
+        trials, repeats = self.trials(), self.repeats()
         write_atomic(self.trials_csv, _csv(trials))
         write_atomic(self.front_csv, _csv(front_of(trials, objectives)))
+        if len(repeats):
+            write_atomic(self.path("repeats.csv"), _csv(repeats))
+
+
+def _frame(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:
+    return pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=columns[name]) for name in columns})
 
 
 def _is_finite(value: object) -> bool:
@@ -354,7 +411,7 @@ def by_objective(trials: pd.DataFrame) -> pd.DataFrame:
 def _csv(frame: pd.DataFrame) -> str:
     """CSV text. A text cell that a spreadsheet would run as a formula gets an apostrophe in front."""
     safe = frame.copy()
-    for name in (name for name, dtype in COLUMNS.items() if dtype == "str"):
+    for name in (name for name, dtype in (COLUMNS | REPEAT_COLUMNS).items() if dtype == "str" and name in safe):
         safe[name] = [f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell for cell in safe[name]]
     return safe.to_csv(index=False, lineterminator="\n")
 

@@ -114,12 +114,19 @@ def stages_table(title: str, parts: Sequence[tuple[str, Cost]]) -> Table:
     return cost_table(title, [*rows, {"part": "whole", **whole, "% of macs": 100.0}])
 
 
-def front_table(front: pd.DataFrame, objectives: Sequence[str]) -> Table:
+def front_table(
+    front: pd.DataFrame, objectives: Sequence[str], other_seeds: Mapping[int, Sequence[float]] | None = None
+) -> Table:
+    """other_seeds: trial -> accuracies of the same network trained with other seeds."""
     title = f"Pareto front: {len(front)} network{'s' if len(front) != 1 else ''}"
     rows = front.rename(columns={"latency_ms": "predicted_ms"}).to_dict("records")
+    for row in rows:
+        others = (other_seeds or {}).get(row["trial"], ())
+        row["other seeds"] = ", ".join(f"{100 * accuracy:.2f}" for accuracy in others) or "-"
     costs = [column for name in costs_of(objectives) for column in _FRONT_COLUMNS.get(name, (name,))]
     given = ["reference"] if (front["reference"] != "").any() else []
-    return table(title, rows, ["trial", "accuracy", *costs, "family", *GENES, *given])
+    again = ["other seeds"] if other_seeds else []
+    return table(title, rows, ["trial", "accuracy", *again, *costs, "family", *GENES, *given])
 
 
 _FRONT_COLUMNS = {"latency": ("predicted_ms", "measured_ms")}

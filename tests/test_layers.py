@@ -23,6 +23,7 @@ LAYERS: dict[str, int] = {
     "checked": 0,
     "evidence": 0,
     "machine": 0,
+    "seeds": 0,
     # what can be searched, what is published, what it costs, how it is built, what it sees and runs on
     "space": 1,
     "zoo": 1,
@@ -49,8 +50,9 @@ LAYERS: dict[str, int] = {
     # what people see
     "terminal": 4,
     "progress": 5,
-    # winners trained in full
+    # winners trained in full, or with other seeds
     "retrain": 5,
+    "repeat": 5,
     "cli": 6,
 }
 

@@ -22,7 +22,8 @@ from nas.record import Run, read_json
 from nas.search import Event, Finished, Proposed, SearchConfig, Started, run_search
 from nas.search.gate import Gate
 from nas.search.known import known
-from nas.search.samplers import SAMPLERS, Draw, Proposer, Setting, derived_seed, shared
+from nas.search.samplers import SAMPLERS, Draw, Proposer, Setting, shared
+from nas.seeds import derived_seed
 from nas.space import SearchSpace
 
 TRIALS = 30

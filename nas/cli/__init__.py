@@ -13,11 +13,22 @@ from nas import __version__
 from nas.cli import data
 from nas.cli.exports import evaluate, export, retrain
 from nas.cli.networks import cost, latency
-from nas.cli.runs import front, report
+from nas.cli.runs import front, repeat, report
 from nas.cli.searches import search
 from nas.cli.spaces import space
 
-VERBS: tuple[Callable[..., None], ...] = (search, space, cost, latency, front, report, export, evaluate, retrain)
+VERBS: tuple[Callable[..., None], ...] = (
+    search,
+    space,
+    cost,
+    latency,
+    front,
+    report,
+    repeat,
+    export,
+    evaluate,
+    retrain,
+)
 
 app = typer.Typer(
     name="nas",

@@ -55,7 +55,7 @@ def write_outcome(spec: Spec, folder: Path, outcome: Mapping[str, Any], started:
 
     An executor that repeats trials says in `spec["attempt"]` which attempt this is.
     """
-    own = {"format": 1, **{name: spec[name] for name in ("trial", "key", "rung", "full")}}
+    own = {"format": 1, **{name: spec[name] for name in ("trial", "key", "rung", "full", "repeat") if name in spec}}
     own["attempts"] = spec.get("attempt", 1)
     result: Result = {**own, **NOTHING, **outcome, "started": started, "finished": record.now()}
     record.write_json(folder / "result.json", result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log10
 from typing import Any
@@ -27,6 +28,7 @@ from nas.report.style import (
     finish,
     log_axis,
     milliseconds,
+    percent,
     seconds,
     words,
 )
@@ -40,7 +42,8 @@ AXES = {"latency": "latency in ms"}
 class Point:
     """One trained network; accuracy in percent, costs as counts, latency as predicted; hover is escaped for plotly.
 
-    measured: how long it took, where it was timed on the front and latency is an objective.
+    measured: how long it took, where it was timed on the front and latency is an objective. others: accuracies with
+    other seeds, in percent.
     """
 
     trial: int
@@ -50,6 +53,7 @@ class Point:
     on_front: bool
     hover: str
     measured: Measured | None = None
+    others: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,14 +103,17 @@ def _point(row: dict[Any, Any], recorded: Recorded, *, on_front: bool) -> Point:
         costs={cost: float(row[cost]) for cost in recorded.costs},
         family=str(row["family"]),
         on_front=on_front,
-        hover=_hover(row, measured),
+        hover=_hover(row, measured, recorded.others.get(int(row["trial"]), ())),
         measured=measured,
+        others=tuple(100 * accuracy for accuracy in recorded.others.get(int(row["trial"]), ())),
     )
 
 
-def _hover(row: dict[Any, Any], measured: Measured | None) -> str:
+def _hover(row: dict[Any, Any], measured: Measured | None, others: Sequence[float]) -> str:
     lines = [f"<b>trial {row['trial']}</b> · {escaped(row['family'])} ({escaped(row['mechanisms'])})"]
     lines.append(f"accuracy {amount('accuracy', row['accuracy'])} · trained {seconds(row['seconds'])}")
+    if others:
+        lines.append(f"with other seeds {', '.join(map(percent, others))}")
     lines.append(" · ".join(f"{LABELS[name]} {count(row[name])}" for name in pareto.COSTS))
     if row["latency"] == row["latency"]:
         lines.append(f"latency predicted {milliseconds(row['latency'])}")
@@ -149,6 +156,8 @@ def _caption(recorded: Recorded, size: int) -> str:
             f"and trained by the same recipe; their front has {100 * _volume_share(recorded, given):.0f} % of the "
             f"hypervolume of the search's."
         )
+    if recorded.seed_noise is not None:
+        text += f" Dashes: {recorded.seed_noise}."
     if len(recorded.stopped):
         text += (
             f" {len(recorded.stopped)} networks stopped early, with accuracies of shorter trainings that do not "
@@ -213,7 +222,28 @@ def _traces(info: FrontInfo, panel: Panel, *, legend: bool) -> list[go.Scatter]:
     knee = [point for point in info.points if point.trial == info.knee]
     ring = {"color": "rgba(0,0,0,0)", "size": 19, "line": {"color": ACCENT, "width": 2}}
     traces.append(_markers(knee, panel.cost, "knee", ring, legend, hover=False))
+    traces += _other_seeds(info, panel.cost, legend)
     return [*traces, *_measured_traces(front)] if panel.cost == "latency" else traces
+
+
+def _other_seeds(info: FrontInfo, cost: str, legend: bool) -> list[go.Scatter]:
+    """The accuracies of the same networks trained with other seeds, above and below their markers."""
+    pairs = [(point, accuracy) for point in info.points for accuracy in point.others]
+    if not pairs:
+        return []
+    return [
+        go.Scatter(
+            x=[point.costs[cost] for point, _ in pairs],
+            y=[accuracy for _, accuracy in pairs],
+            mode="markers",
+            marker={"color": INK, "symbol": "line-ew-open", "size": 10},
+            name="other seeds",
+            legendgroup="other seeds",
+            showlegend=legend,
+            hovertext=[point.hover for point, _ in pairs],
+            hoverinfo="text",
+        )
+    ]
 
 
 def _measured_traces(front: list[Point]) -> list[go.Scatter]:

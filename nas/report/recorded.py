@@ -10,6 +10,7 @@ import pandas as pd
 
 from nas import pareto
 from nas.cost.latency_model import Conditions, LatencyModel, Measured
+from nas.evidence import SeedNoise, seed_noise
 from nas.record import Run, by_objective, front_of
 
 
@@ -28,8 +29,9 @@ class Recorded:
 
     trials: the frame of `Run.trials`. genotypes: trial -> gene -> value. curves: trained network -> mean training loss
     of each epoch (None where it was not finite). rungs: trained network -> steps of each budget that it was evaluated
-    after -> accuracy. settings: run.json without its config. space: the TOML text or "". latency: the model that
-    predicts it, where it is an objective; front_times: None before the front was timed.
+    after -> accuracy. others: trial -> its accuracies with other seeds, if it was trained with any. settings: run.json
+    without its config. space: the TOML text or "". latency: the model that predicts it, where it is an objective;
+    front_times: None before the front was timed.
     """
 
     study: str
@@ -43,6 +45,7 @@ class Recorded:
     genotypes: Mapping[int, Mapping[str, Any]]
     curves: Mapping[int, Sequence[float | None]]
     rungs: Mapping[int, Mapping[int, float]]
+    others: Mapping[int, Sequence[float]]
     latency: LatencyModel | None = None
     front_times: FrontTimes | None = None
 
@@ -69,6 +72,14 @@ class Recorded:
     def front(self) -> pd.DataFrame:
         """Those that none dominates, in the same columns."""
         return by_objective(front_of(self.trials, self.objectives))
+
+    @property
+    def seed_noise(self) -> SeedNoise | None:
+        """What other seeds of the front's networks show; None where none was trained with any."""
+        again = self.front[self.front["trial"].isin(list(self.others))]
+        if again.empty:
+            return None
+        return seed_noise(again["accuracy"].tolist(), [self.others[trial] for trial in again["trial"]])
 
     @property
     def costs(self) -> tuple[str, ...]:
@@ -115,6 +126,7 @@ def read(run: Run) -> Recorded:
             for trial, result in results.items()
             if result.get("evaluations")
         },
+        others=run.other_seeds(),
         latency=LatencyModel.recorded(run) if "latency" in objectives else None,
         front_times=_front_times(run) if "latency" in objectives else None,
     )

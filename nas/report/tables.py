@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,16 +45,21 @@ def summary(recorded: Recorded) -> tuple[tuple[str, str], ...]:
 
 
 def front(recorded: Recorded) -> Table:
-    """The front, cheapest first: accuracy, all costs, latency as predicted and measured if it is one, genes."""
+    """The front, cheapest first: accuracy, also with other seeds, all costs, latency if it is one, genes."""
     timed = "latency" in recorded.objectives
-    headers = [("trial", True), ("accuracy", True), *((LABELS[name], True) for name in COSTS)]
+    again = bool(recorded.others)
+    headers = [("trial", True), ("accuracy", True)]
+    headers += [("other seeds (mean, range)", True)] if again else []
+    headers += [(LABELS[name], True) for name in COSTS]
     headers += [("latency predicted", True), ("measured (interval)", True)] if timed else []
     headers += [("family", False), *((gene, False) for gene in GENES), ("trained", True)]
     knee = recorded.knee
     rows = tuple(
         (
             f"{row['trial']}{' (knee)' if row['trial'] == knee else ''}",
-            *(amount(name, row[name]) for name in ("accuracy", *COSTS)),
+            amount("accuracy", row["accuracy"]),
+            *((_other_seeds(recorded.others.get(row["trial"], ())),) if again else ()),
+            *(amount(name, row[name]) for name in COSTS),
             *((milliseconds(row["latency"]), _measured(recorded, str(row["key"]))) if timed else ()),
             str(row["family"]),
             *(str(row[gene]) for gene in GENES),
@@ -63,6 +68,15 @@ def front(recorded: Recorded) -> Table:
         for row in recorded.front.to_dict("records")
     )
     return Table(tuple(headers), rows)
+
+
+def _other_seeds(accuracies: Sequence[float]) -> str:
+    """The mean and, of several, the range; a dash for a network that was trained with no other seed."""
+    if not accuracies:
+        return "–"
+    mean = percent(sum(accuracies) / len(accuracies))
+    low, high = 100 * min(accuracies), 100 * max(accuracies)
+    return f"{mean} ({low:.2f} to {high:.2f}, n = {len(accuracies)})" if len(accuracies) > 1 else f"{mean} (n = 1)"
 
 
 def _measured(recorded: Recorded, key: str) -> str:

@@ -27,8 +27,7 @@ from nas.cost.landscape import Landscape
 from nas.cost.latency import measure_latency
 from nas.data import ImageData, load
 from nas.executors import Executor, Result, Spec
-from nas.executors.inline import InlineExecutor
-from nas.executors.local import LocalExecutor
+from nas.executors.own import given_or_own
 from nas.pareto import DIRECTIONS, costs_of, losses_from, non_dominated
 from nas.record import Run
 from nas.search.config import SearchConfig
@@ -38,8 +37,9 @@ from nas.search.halving import LEAST_STEPS, Halving, Shown, rungs
 from nas.search.known import known
 from nas.search.latency import LatencyObjective, Stopwatch, Timer, latency_objective
 from nas.search.references import references
-from nas.search.samplers import Proposer, Setting, Shared, derived_seed, shared
+from nas.search.samplers import Proposer, Setting, Shared, shared
 from nas.search.storage import Row, Store
+from nas.seeds import derived_seed
 from nas.space import Option, SearchSpace
 from nas.train import RECIPES, Recipe, budget_steps, recipe_for, resolve_device
 
@@ -84,7 +84,9 @@ def run_search(
         directions = [DIRECTIONS[name] for name in config.objectives]
         store = Store(plan.run.study_db, config.study, plan.space.genes, directions)
         try:
-            with _executor(executor, config) as running:
+            with given_or_own(
+                executor, workers=config.workers, device=config.device, trial_timeout_s=config.trial_timeout_s
+            ) as running:
                 return _Search(plan, store, running, on_event, latency).run()
         finally:
             store.close()
@@ -594,26 +596,6 @@ def _failure(result: Result) -> str | None:
     if accuracy is None or not math.isfinite(accuracy):
         return f"the accuracy is {accuracy}"
     return None
-
-
-@contextlib.contextmanager
-def _executor(given: Executor | None, config: SearchConfig) -> Iterator[Executor]:
-    if given is not None:
-        yield given
-        return
-    own = _own_executor(config)
-    try:
-        yield own
-    finally:
-        own.close()
-
-
-def _own_executor(config: SearchConfig) -> Executor:
-    from nas.executors.worker import evaluate
-
-    if config.workers == 1 and config.trial_timeout_s is None:
-        return InlineExecutor(evaluate)
-    return LocalExecutor(evaluate, workers=config.workers, device=config.device, trial_timeout_s=config.trial_timeout_s)
 
 
 @contextlib.contextmanager

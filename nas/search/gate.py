@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from nas.arch import Architecture
 from nas.cost.formula import cost
 from nas.cost.latency_model import LatencyModel
-from nas.search.samplers import derived_seed
+from nas.seeds import derived_seed
 from nas.space import InvalidGenotype, Option, SearchSpace
 
 ENUMERABLE = 20_000

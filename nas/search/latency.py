@@ -22,7 +22,7 @@ from nas.cost.latency_model import Conditions, LatencyModel, Measured
 from nas.record import Run
 from nas.search.events import Event, FrontTimed, Modelled, Timing
 from nas.search.gate import Candidate, Gate
-from nas.search.samplers import derived_seed
+from nas.seeds import derived_seed
 from nas.space import SearchSpace
 
 NETWORKS = 32

@@ -8,7 +8,6 @@ killed proposes, when started again, what it would have proposed.
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.search.ehvi import EHVISampler, Known, Memory
 from nas.search.local_search import LocalSearchSampler
+from nas.seeds import derived_seed
 from nas.space import Gene, Option, SearchSpace
 
 Direction = Literal["maximize", "minimize"]
@@ -53,12 +53,6 @@ SAMPLERS: dict[str, Callable[[int, Setting], BaseSampler]] = {
 NSGA-II has populations of 20, not 50: searches are short, and it measured better (.935, not .912 of the hypervolume of
 NAS-Bench-Macro after 200 trials, medians of 10 seeds).
 """
-
-
-def derived_seed(*parts: int | str) -> int:
-    """A seed below 2^31 that is the same on every machine and unrelated for different parts."""
-    text = "/".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 def distributions(genes: Sequence[Gene]) -> dict[str, BaseDistribution]:
