@@ -41,6 +41,7 @@ SPACE: dict[str, BaseDistribution] = {
     "width": IntDistribution(8, 64, step=8),
     "rate": FloatDistribution(0.0, 1.0, step=0.25),
 }
+WIDTHS = range(8, 57, 8)
 GRID = [
     dict(zip(SPACE, values, strict=True))
     for values in itertools.product("abc", range(7), range(8, 65, 8), (0, 0.25, 0.5, 0.75, 1.0))
@@ -78,6 +79,11 @@ def study(sampler: EHVISampler, trials: int, *, two: bool = False, pending: int 
             trial = under_way.pop(0)
             made.tell(trial, [accuracy(trial.params), *price(trial.params)[: 1 + two]])
     return made
+
+
+def finished(params: dict[str, Any]) -> optuna.trial.FrozenTrial:
+    values = [accuracy(params), price(params)[0]]
+    return optuna.trial.create_trial(params=params, distributions=SPACE, values=values)
 
 
 def volume(networks: Sequence[Mapping[str, Any]]) -> float:
@@ -214,7 +220,7 @@ def proposals(trials: Sequence[optuna.trial.FrozenTrial]) -> list[dict[str, Any]
     return asked
 
 
-def test_one_network_in_four_is_any_neighbour_of_the_front() -> None:
+def test_one_network_in_eight_is_any_neighbour_of_the_front() -> None:
     made = study(EHVISampler(Known(one_cost), seed=0), 24)
     belief, history = believed(made)
     front_NG = history.done.codes[belief.front]
@@ -223,6 +229,20 @@ def test_one_network_in_four_is_any_neighbour_of_the_front() -> None:
     assert len(np.unique(codes_NG, axis=0)) > 8
     one_less = proposals(made.trials[:23])
     assert one_less == [one_less[0]] * 12
+
+
+def test_a_search_that_stalls_asks_for_every_second_neighbour() -> None:
+    good = [finished({"kind": "b", "depth": depth, "width": 64, "rate": 0.5}) for depth in range(7)]
+    poor = [
+        finished({"kind": "c", "depth": depth, "width": width, "rate": 0.0}) for depth in (1, 3, 5) for width in WIDTHS
+    ]
+    assert (len(poor), (len(good) + len(poor)) % 8) == (21, 4)
+    anything, one = proposals([*good, *poor]), proposals([*poor, *good])
+    assert len({str(params) for params in anything}) > 8
+    assert all(params["kind"] == "b" or params["width"] == 64 for params in anything)
+    assert one == [one[0]] * 12
+    odd = proposals([*good, *poor[1:]])
+    assert odd == [odd[0]] * 12
 
 
 def test_it_finds_more_than_chance_and_never_repeats_itself() -> None:

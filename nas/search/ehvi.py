@@ -11,8 +11,8 @@ Four things decide how well that searches. Accuracies far below the best would b
 the logarithm of the regret (see `LogRegret`). Cheap networks that are good for nothing would be worth a trial each
 wherever f begins too low, so f begins at what a share of the space's networks do not reach, as the surrogate sees it.
 Its doubt is that of all trials, failures among them, so it is rescaled to how well the better half is foretold (see
-`doubt`). And what it wrongly thinks poor it would never learn of, so every fourth network is a random neighbour of the
-front, as in local search.
+`doubt`). And what it wrongly thinks poor it would never learn of, so every eighth network is a random neighbour of the
+front, as in local search, and every second while nothing new reaches the front.
 
 Shapes in names: N networks, M networks known, G genes, D columns of the surrogate, C costs, Z points or steps of f.
 """
@@ -54,8 +54,10 @@ REMEMBERED = 800
 """Trials on which the surrogate is conditioned."""
 BELIEVED = 4.0
 """Trials that say the surrogate's doubt is right, beside those that there are."""
-ASTRAY = 4
-"""One trial in so many is a random neighbour of the front."""
+ASTRAY, ASTRAY_STALLED = 8, 2
+"""One trial in so many is a random neighbour of the front; and one in so many while the search stalls."""
+STALLED = 16
+"""A search stalls while none of so many last trials is on the front that the surrogate believes in."""
 UNINTERESTING = 0.3
 """Share of the space's networks whose accuracies lie below the region of interest, unless a floor is declared."""
 
@@ -137,15 +139,16 @@ class EHVISampler(StartupSampler):
         return {}
 
     def _ranked(self, belief: Belief, history: History, networks: Networks) -> Iterator[NDArray[np.int64]]:
-        """Genotypes that are no trial's, the most promising first; one time in `ASTRAY` the front's neighbours."""
+        """Genotypes that are no trial's: the most promising first or, at times, neighbours of the front before them."""
         taken = {code_G.tobytes() for code_G in history.taken}
         front_NG = history.done.codes[belief.front]
+        stalled = belief.front.max(initial=-1) < len(history.done) - STALLED
+        if len(taken) % (ASTRAY_STALLED if stalled else ASTRAY) == 0:
+            near_NG = _distinct(networks.read(networks.genes.neighbours(front_NG))).codes
+            yield from (code_G for code_G in self._rng.permutation(near_NG) if code_G.tobytes() not in taken)
         found, score_N = networks.candidates(self._rng, front_NG, belief.score)
         ranked_NG = found.codes[np.lexsort((self._rng.random(len(found)), -score_N))]
-        if len(taken) % ASTRAY == 0:
-            near_NG = _distinct(networks.read(networks.genes.neighbours(front_NG))).codes
-            ranked_NG = np.concatenate([self._rng.permutation(near_NG), ranked_NG])
-        return (code_G for code_G in ranked_NG if code_G.tobytes() not in taken)
+        yield from (code_G for code_G in ranked_NG if code_G.tobytes() not in taken)
 
 
 def _accuracy_column(study: Study) -> int:
