@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from nas.data import load
 from nas.executors import Executor, Spec
 from nas.executors.own import given_or_own
-from nas.export.pick import require_complete
+from nas.export.pick import NOTHING, objectives_of, require_complete
 from nas.record import Run, driver_lock
 from nas.seeds import derived_seed
 
@@ -42,49 +42,52 @@ def repeat(
 
     trials: complete ones; None: those on the front. executor: where trainings run, None makes one of `workers` as
     `run_search` does. on_done: called with the number of trainings done and wanted. Ctrl-C keeps what is finished.
-    Raises ValueError for fewer than 1 seed, trials that are not complete, data that has changed since the search, and
-    a study that another process holds.
+    Raises ValueError for fewer than 1 seed, trials that are not complete or none at all, data that is not the search's,
+    and a study that another process holds.
     """
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, but got {seeds}")
     with driver_lock(run):
-        recorded = run.read_run()
-        objectives = recorded["config"]["objectives"]
-        found = run.trials()
-        chosen = run.front(objectives)["trial"].tolist() if trials is None else trials
-        numbers = [require_complete(found, trial) for trial in dict.fromkeys(chosen)]
-        wanted = [(trial, number) for number in range(1, seeds + 1) for trial in numbers]
-        specs = [_spec(run, trial, number, device) for trial, number in wanted]
-        if specs:
-            _require_same_data(specs[0], recorded["data"]["digest"])
+        objectives = objectives_of(run)
+        chosen = _chosen(run, objectives, trials)
+        specs = [_spec(run, trial, number, device) for number in range(1, seeds + 1) for trial in chosen]
+        _require_same_data(run, specs[0])
         missing = [spec for spec in specs if run.read_repeat(spec["trial"], spec["repeat"]) is None]
-        done = len(specs) - len(missing)
-        interrupted = True
+        added, interrupted = 0, True
         with contextlib.suppress(KeyboardInterrupt):
             with given_or_own(executor, workers=workers, device=device, trial_timeout_s=trial_timeout_s) as running:
-                for _ in _trained(run, missing, running):
-                    done += 1
-                    on_done(done, len(specs))
+                for added in _trained(run, missing, running):
+                    on_done(len(specs) - len(missing) + added, len(specs))
             interrupted = False
         run.write_tables(objectives)
-    return Repeats(len(specs), done - len(specs) + len(missing), interrupted)
+    return Repeats(len(specs), added, interrupted)
+
+
+def _chosen(run: Run, objectives: Sequence[str], trials: Sequence[int] | None) -> list[int]:
+    """The numbers of complete trials, at least one."""
+    chosen = run.front(objectives)["trial"].tolist() if trials is None else list(dict.fromkeys(trials))
+    if not chosen:
+        raise ValueError(NOTHING)
+    found = run.trials()
+    return [require_complete(found, trial) for trial in chosen]
 
 
 def _spec(run: Run, trial: int, number: int, device: str) -> Spec:
     own = run.read_spec(trial)
-    seed = derived_seed("repeat", own["seed"], number)
-    return {**own, "repeat": number, "seed": seed, "device": device}
+    return {**own, "repeat": number, "seed": derived_seed("repeat", own["seed"], number), "device": device}
 
 
-def _require_same_data(spec: Spec, digest: str) -> None:
-    if load(**spec["data"]).digest != digest:
-        raise ValueError(f"the data {spec['data']['source']} has changed since the search: restore it, or search anew")
+def _require_same_data(run: Run, spec: Spec) -> None:
+    if load(**spec["data"]).digest != (run.read_run().get("data") or {}).get("digest"):
+        raise ValueError(
+            f"the data {spec['data']['source']} is not what {run.folder} was searched on: restore it, or search anew"
+        )
 
 
-def _trained(run: Run, specs: Sequence[Spec], executor: Executor) -> Iterator[None]:
-    """Yields once for each training that has ended."""
+def _trained(run: Run, specs: Sequence[Spec], executor: Executor) -> Iterator[int]:
+    """Yields the number of trainings that have ended, 1, 2, ..."""
     waiting = list(specs)
-    under_way = 0
+    under_way = ended = 0
     while waiting or under_way:
         while waiting and under_way < executor.capacity:
             spec = waiting.pop(0)
@@ -92,5 +95,5 @@ def _trained(run: Run, specs: Sequence[Spec], executor: Executor) -> Iterator[No
             executor.submit(spec, run.repeat_folder(spec["trial"], spec["repeat"]))
             under_way += 1
         for _ in executor.wait():
-            under_way -= 1
-            yield
+            under_way, ended = under_way - 1, ended + 1
+            yield ended

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -122,11 +123,12 @@ def test_a_failed_training_is_recorded_and_left_out_of_the_evidence(run: Run) ->
     [
         ({"seeds": 0}, "seeds must be at least 1, but got 0"),
         ({"seeds": 1, "trials": [99]}, "trial 99 is unknown: pick a complete one"),
+        ({"seeds": 1, "trials": []}, "no finished network to pick from"),
     ],
 )
-def test_what_cannot_be_repeated_is_said_before_any_training(run: Run, changes: dict[str, int], words: str) -> None:
+def test_what_cannot_be_repeated_is_said_before_any_training(run: Run, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        repeat(run, executor=scored(lambda _: pytest.fail("trained")), **changes)  # type: ignore[arg-type]
+        repeat(run, executor=scored(lambda _: pytest.fail("trained")), **changes)
     assert run.repeats().empty
 
 
@@ -141,10 +143,10 @@ def test_a_network_stopped_at_a_rung_has_no_accuracy_to_compare(tmp_path: Path) 
     assert set(run.repeats()["accuracy"]) == {0.6}
 
 
-def test_data_that_has_changed_is_refused(run: Run) -> None:
-    recorded = run.read_run()
-    run.write_run({**recorded, "data": {**recorded["data"], "digest": "other"}})
-    with pytest.raises(ValueError, match="the data digits has changed since the search"):
+@pytest.mark.parametrize("data", [None, {"digest": "other"}])
+def test_other_data_is_refused(run: Run, data: dict[str, str] | None) -> None:
+    run.write_run({**run.read_run(), "data": data})
+    with pytest.raises(ValueError, match=r"the data digits is not what .* was searched on"):
         repeat(run, seeds=1, executor=scored())
 
 
