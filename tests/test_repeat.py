@@ -22,6 +22,7 @@ from nas.executors.worker import evaluate
 from nas.record import Run, read_json, write_json
 from nas.repeat import repeat
 from nas.report import front, tables
+from nas.seeds import derived_seed
 
 
 def by_seed(spec: Spec) -> float:
@@ -69,6 +70,8 @@ def test_seeds_follow_from_the_trials_own(run: Run) -> None:
     first = run.repeats()["seed"].tolist()
     repeat(run, seeds=3, trials=[0], executor=scored())
     assert run.repeats()["seed"].tolist()[:2] == first
+    own = run.read_spec(0)["seed"]
+    assert first == [derived_seed("repeat", own, 1), derived_seed("repeat", own, 2)]
 
 
 def test_the_same_call_adds_what_is_missing_only(run: Run) -> None:
