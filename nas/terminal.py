@@ -115,10 +115,14 @@ def stages_table(title: str, parts: Sequence[tuple[str, Cost]]) -> Table:
 
 
 def front_table(
-    front: pd.DataFrame, objectives: Sequence[str], other_seeds: Mapping[int, Sequence[float]] | None = None
+    front: pd.DataFrame,
+    objectives: Sequence[str],
+    other_seeds: Mapping[int, Sequence[float]] | None = None,
+    *,
+    what: str = "Pareto front",
 ) -> Table:
-    """other_seeds: trial -> accuracies of the same network trained with other seeds."""
-    title = f"Pareto front: {len(front)} network{'s' if len(front) != 1 else ''}"
+    """other_seeds: trial -> accuracies of the same network trained with other seeds. what: the title's first words."""
+    title = f"{what}: {len(front)} network{'s' if len(front) != 1 else ''}"
     rows = front.rename(columns={"latency_ms": "predicted_ms"}).to_dict("records")
     for row in rows:
         others = (other_seeds or {}).get(row["trial"], ())

@@ -160,6 +160,7 @@ def test_real_trainings_differ_by_seed_alone(tmp_path: Path, capsys: pytest.Capt
     assert main(["repeat", str(run.folder), "--trials", "0", "--seeds", "1"]) == 0
     spoken = capsys.readouterr().out
     assert "1 network, trained again with 1 other seed in all" in spoken and "1 of 1 trainings added" in spoken
+    assert "Trained again: 1 network " in spoken
     own, again = run.read_result(0), run.read_repeat(0, 1)
     assert own is not None and again is not None
     assert again["repeat"] == 1 and again["loss_curve"] != own["loss_curve"]

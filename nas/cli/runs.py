@@ -92,8 +92,9 @@ def repeat(
         )
     rows, others = found.trials(), found.other_seeds()
     shown = found.front(objectives_of(found)) if chosen is None else rows[rows["trial"].isin(chosen)]
+    what = "Pareto front" if chosen is None else "Trained again"
     screen = terminal.console()
-    screen.print(terminal.front_table(shown, objectives_of(found), others))
+    screen.print(terminal.front_table(shown, objectives_of(found), others, what=what))
     again = shown[shown["trial"].isin(list(others))]
     if len(again):
         noise = seed_noise(again["accuracy"].tolist(), [others[trial] for trial in again["trial"]])
