@@ -15,6 +15,9 @@ SpaceSource = Annotated[str, typer.Argument(metavar="SPACE", help="A space's TOM
 MaxMacs = Annotated[str | None, typer.Option(metavar="COUNT", help="At most this many multiply-adds, as in 20M.")]
 MaxParams = Annotated[str | None, typer.Option(metavar="COUNT", help="At most this many parameters, as in 300k.")]
 Knee = Annotated[bool, typer.Option("--knee", help="The front's knee: where more cost stops buying much accuracy.")]
+TrialTimeout = Annotated[
+    float | None, typer.Option(help="Seconds after which a training counts as hung and is tried again. [none]")
+]
 
 
 def caps_of(max_macs: str | None, max_params: str | None) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas import terminal
-from nas.cli.options import Device, Knee, MaxMacs, MaxParams, StudyFolder, caps_of
+from nas.cli.options import Device, Knee, MaxMacs, MaxParams, StudyFolder, TrialTimeout, caps_of
 
 if TYPE_CHECKING:
     from nas.record import Run
@@ -60,9 +60,7 @@ def repeat(
     trials: Annotated[str | None, typer.Option(help="Complete trials, as in 3,7,12. [the front]")] = None,
     workers: Annotated[int, typer.Option(help="Trainings side by side.")] = 1,
     device: Device = "auto",
-    trial_timeout: Annotated[
-        float | None, typer.Option(help="Seconds after which a training counts as hung and is tried again. [none]")
-    ] = None,
+    trial_timeout: TrialTimeout = None,
 ) -> None:
     """Train the networks of a front again with other seeds, and show how much of their accuracy is luck.
 
@@ -71,13 +69,15 @@ def repeat(
     nas repeat results/digits --seeds 5 --workers 4
     nas repeat results/digits --trials 3,7
     """
-    from nas.evidence import seed_noise
     from nas.export.pick import objectives_of
     from nas.machine import keep_freed_memory
+    from nas.record import front_of
     from nas.repeat import repeat as train_again
     from nas.report import write_report
+    from nas.report.recorded import noise_of
 
     found = run_at(run)
+    objectives = objectives_of(found)
     chosen = _numbers(trials)
     keep_freed_memory()
     with terminal.Counter("trained again") as counter:
@@ -91,13 +91,14 @@ def repeat(
             on_done=counter.show,
         )
     rows, others = found.trials(), found.other_seeds()
-    shown = found.front(objectives_of(found)) if chosen is None else rows[rows["trial"].isin(chosen)]
-    what = "Pareto front" if chosen is None else "Trained again"
+    if chosen is None:
+        what, shown = "Pareto front", front_of(rows, objectives)
+    else:
+        what, shown = "Trained again", rows[rows["trial"].isin(chosen)]
     screen = terminal.console()
-    screen.print(terminal.front_table(shown, objectives_of(found), others, what=what))
-    again = shown[shown["trial"].isin(list(others))]
-    if len(again):
-        noise = seed_noise(again["accuracy"].tolist(), [others[trial] for trial in again["trial"]])
+    screen.print(terminal.front_table(shown, objectives, others, what=what))
+    noise = noise_of(shown, others)
+    if noise is not None:
         screen.print(f"{noise}", highlight=False, soft_wrap=True)
     print(f"{done.added} of {done.wanted} trainings added by this call")
     print(f"report: {write_report(found)}", flush=True)

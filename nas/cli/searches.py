@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.cli.options import MaxMacs, MaxParams
+from nas.cli.options import MaxMacs, MaxParams, TrialTimeout
 
 if TYPE_CHECKING:
     from nas.search.config import SearchConfig
@@ -59,9 +59,7 @@ def search(
     workers: Annotated[
         int | None, typer.Option(help="Trainings side by side, on shared cores or shared over the GPUs. [1]")
     ] = None,
-    trial_timeout: Annotated[
-        float | None, typer.Option(help="Seconds after which a training counts as hung and is tried again. [none]")
-    ] = None,
+    trial_timeout: TrialTimeout = None,
     seed: Annotated[int | None, typer.Option(help="Seed of proposals, split and trainings. [0]")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder that holds the runs. [results]")] = None,
 ) -> None:

@@ -156,8 +156,9 @@ def _caption(recorded: Recorded, size: int) -> str:
             f"and trained by the same recipe; their front has {100 * _volume_share(recorded, given):.0f} % of the "
             f"hypervolume of the search's."
         )
-    if recorded.seed_noise is not None:
-        text += f" Dashes: {recorded.seed_noise}."
+    noise = recorded.seed_noise
+    if noise is not None:
+        text += f" Dashes: {noise}."
     if len(recorded.stopped):
         text += (
             f" {len(recorded.stopped)} networks stopped early, with accuracies of shorter trainings that do not "

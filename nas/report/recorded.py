@@ -76,10 +76,7 @@ class Recorded:
     @property
     def seed_noise(self) -> SeedNoise | None:
         """What other seeds of the front's networks show; None where none was trained with any."""
-        again = self.front[self.front["trial"].isin(list(self.others))]
-        if again.empty:
-            return None
-        return seed_noise(again["accuracy"].tolist(), [self.others[trial] for trial in again["trial"]])
+        return noise_of(self.front, self.others)
 
     @property
     def costs(self) -> tuple[str, ...]:
@@ -94,6 +91,14 @@ class Recorded:
             return None
         losses = pareto.losses_from(complete, self.objectives, log_costs=True)
         return int(complete["trial"].iloc[pareto.knee(losses)])
+
+
+def noise_of(rows: pd.DataFrame, others: Mapping[int, Sequence[float]]) -> SeedNoise | None:
+    """What other seeds of these trials show; None where none was trained with any."""
+    again = rows[rows["trial"].isin(list(others))]
+    if again.empty:
+        return None
+    return seed_noise(again["accuracy"].tolist(), [others[trial] for trial in again["trial"]])
 
 
 def read(run: Run) -> Recorded:
