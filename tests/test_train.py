@@ -33,7 +33,7 @@ from nas.train import (
     train,
     trainer,
 )
-from nas.train.checkpoint import save_checkpoint
+from nas.train.checkpoint import read_checkpoint, save_checkpoint
 from nas.train.schedule import learning_rate
 
 CPU = torch.device("cpu")
@@ -506,10 +506,47 @@ def test_a_damaged_checkpoint_is_set_aside_and_said(
 
 
 def test_a_checkpoint_of_a_later_format_is_refused_and_kept(digits: ImageData, tmp_path: Path) -> None:
-    torch.save({"format": 4, "model": {}}, tmp_path / "checkpoint")
-    with pytest.raises(ValueError, match="has checkpoint format 4, but this version reads 3"):
+    torch.save({"format": 5, "tree": {}}, tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match="has checkpoint format 5, but this version reads 4"):
         quick(digits, checkpoint=tmp_path / "checkpoint")
     assert (tmp_path / "checkpoint").exists()
+
+
+def test_a_checkpoint_of_the_format_before_is_continued(digits: ImageData, tmp_path: Path) -> None:
+    """Then every tensor stood by itself."""
+    whole = quick(digits, epochs=2, checkpoint=tmp_path / "whole")
+    quick(digits, epochs=1, checkpoint=tmp_path / "old")
+    torch.save({"format": 3, **read_checkpoint(tmp_path / "old")}, tmp_path / "old")
+    old = quick(digits, epochs=2, checkpoint=tmp_path / "old")
+    assert old.loss_curve == whole.loss_curve
+    assert old.notes == (f"continued after step {whole.steps // 2} of {whole.steps}",)
+
+
+def test_a_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
+    """Values, types, and the layout in memory, which the momentum must share with the weights."""
+    image = torch.arange(24.0).view(1, 2, 3, 4)
+    tensors = {
+        "contiguous": image,
+        "channels_last": image.contiguous(memory_format=torch.channels_last) + 1,
+        "number": torch.tensor(3, dtype=torch.int64),
+        "half": torch.ones(3, dtype=torch.bfloat16),
+        "none": torch.zeros(0),
+        "part": torch.arange(10.0)[2:8:2],
+    }
+    content = {"model": tensors, "average": [image[0], None], "evaluations": {7: (0.5, None)}, "place": "here"}
+    save_checkpoint(tmp_path / "checkpoint", content)
+    read = read_checkpoint(tmp_path / "checkpoint")
+    assert read.keys() == content.keys()
+    assert (read["evaluations"], read["place"]) == (content["evaluations"], content["place"])
+    assert torch.equal(read["average"][0], image[0])
+    assert read["average"][1] is None
+    for name, tensor in tensors.items():
+        assert read["model"][name].dtype == tensor.dtype
+        assert torch.equal(read["model"][name], tensor)
+    assert read["model"]["channels_last"].stride() == tensors["channels_last"].stride()
+    assert read["model"]["contiguous"].is_contiguous()
+    memory = read["model"]["number"].untyped_storage().nbytes()
+    assert memory == 8, "a tensor saved elsewhere must not take the others with it"
 
 
 def test_missing_weights_are_told_in_words(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
@@ -48,6 +49,10 @@ class Training:
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     evaluations: dict[int, tuple[float, float]] = field(default_factory=dict)
+    parameters: list[Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.parameters = list(self.model.parameters())  # walking through the modules takes as long as a small layer
 
     @property
     def diverged(self) -> bool:
@@ -63,7 +68,7 @@ class Training:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if recipe.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm, foreach=True)
+            nn.utils.clip_grad_norm_(self.parameters, recipe.clip_norm, foreach=True)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
@@ -72,7 +77,7 @@ class Training:
         self.loss_images += len(labels_B)
         if self.average is not None:
             with torch.no_grad():
-                torch._foreach_lerp_(self.average, list(self.model.parameters()), average_weight(self.step))
+                torch._foreach_lerp_(self.average, self.parameters, average_weight(self.step))
 
     def end_part(self, *, epoch: int, whole: bool) -> None:
         """Read the mean loss of epoch number `epoch` (from 0) so far; `whole`: the next step begins another."""
@@ -95,14 +100,17 @@ class Training:
             average=None,
         )
 
-    def averaged(self) -> nn.Module:
-        """A copy of the network with the averaged weights; its batch-norm statistics are still those of the others."""
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """The network with the averaged weights, until the block ends; whatever the block changes in it is undone."""
         assert self.average is not None
-        model = copy.deepcopy(self.model)
-        with torch.no_grad():
-            for parameter, mean in zip(model.parameters(), self.average, strict=True):
-                parameter.copy_(mean)
-        return model
+        trunk = {name: value.clone() for name, value in self.model.state_dict().items()}
+        try:
+            with torch.no_grad():
+                torch._foreach_copy_(self.parameters, self.average)
+            yield self.model
+        finally:
+            self.model.load_state_dict(trunk)
 
     def state(self) -> dict[str, Any]:
         return {

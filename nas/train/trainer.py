@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas.arch import Architecture
 from nas.data import ImageData
@@ -217,24 +217,36 @@ class _Run:
                 raise
 
     def _evaluate(self, on_epoch: Callable[[EpochReport], None] | None) -> None:
-        training = self.training
-        model = training.model
         if self.recipe.schedule == "branch":
-            branch = training.branch()
-            while branch.step < self.budget and not branch.diverged:
-                self._part(branch, self.budget)
-                self._tell(branch, on_epoch)
-            training.spent, training.seconds, model = branch.spent, branch.seconds, branch.model
-            if branch.diverged:
-                training.losses = branch.losses
-                return
+            self._evaluate_branch(on_epoch)
         elif self.recipe.schedule == "average":
-            model = training.averaged()
-            count = math.ceil(RECALIBRATION_IMAGES / self.recipe.batch_size)
-            batches = islice(self._batches(training, epoch=0, first=0), count)
+            self._evaluate_average()
+        else:
+            self._measure(self.training.model)
+
+    def _evaluate_branch(self, on_epoch: Callable[[EpochReport], None] | None) -> None:
+        training, branch = self.training, self.training.branch()
+        while branch.step < self.budget and not branch.diverged:
+            self._part(branch, self.budget)
+            self._tell(branch, on_epoch)
+        training.spent, training.seconds = branch.spent, branch.seconds
+        if branch.diverged:
+            training.losses = branch.losses
+            return
+        self._measure(branch.model)
+        training.evaluated = dict(branch.model.state_dict())
+
+    def _evaluate_average(self) -> None:
+        training = self.training
+        count = math.ceil(RECALIBRATION_IMAGES / self.recipe.batch_size)
+        batches = islice(self._batches(training, epoch=0, first=0), count)
+        with training.averaged() as model:
             recalibrate(model, batches, device=training.device, precision=training.precision)
-        if model is not training.model:
-            training.evaluated = dict(model.state_dict())
+            self._measure(model)
+            training.evaluated = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def _measure(self, model: nn.Module) -> None:
+        training = self.training
         found = evaluate(model, self.data.val, self.data, device=training.device, precision=training.precision)
         training.evaluations[self.budget] = (found.accuracy, found.loss)
 
