@@ -50,9 +50,14 @@ def test_a_device_has_the_name_that_people_know(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(
     ("capabilities", "precision"),
-    [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx512_f": True}, "fp32"), ({}, "fp32")],
+    [
+        ({"avx512_bf16": True}, "fp32"),
+        ({"avx512_bf16": True, "amx_bf16": True}, "bf16"),
+        ({"avx512_bf16": True, "amx_bf16": False}, "fp32"),
+        ({}, "fp32"),
+    ],
 )
-def test_auto_is_bf16_on_a_cpu_that_multiplies_it(
+def test_auto_is_bf16_on_a_cpu_with_matrix_instructions(
     capabilities: dict[str, bool], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)

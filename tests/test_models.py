@@ -424,9 +424,15 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         given = func(*args, **(kwargs or {}))
         self.count += 1
         for value in given if isinstance(given, tuple | list) else (given,):
-            if isinstance(value, Tensor) and _is_map(value) and value.stride(1) != 1:
+            if isinstance(value, Tensor) and _is_map(value) and value.stride(1) != 1 and not _only_views(func, value):
                 self.lost.append(f"{func}: {tuple(value.shape)} with strides {value.stride()}")
         return given
+
+
+def _only_views(func: Any, value: Tensor) -> bool:
+    """B x H x W x C, of the same memory as a channels_last map."""
+    views = (torch.ops.aten.permute.default, torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
+    return func in views and value.is_contiguous()
 
 
 def _is_map(value: Tensor) -> bool:
@@ -479,6 +485,36 @@ def test_zero_initialised_residual_blocks_begin_as_their_shortcut(arch: Architec
         _assert_equal(block(x_BCHW), block.shortcut(x_BCHW).relu())
         x_BCHW = block(x_BCHW)
     assert all(block.post.bn.weight.min() == 1 for block in _blocks(arch))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(4, 6, 1, 1), (3, 5, 4, 2), (2, 64, 192, 192)], ids=["vectors", "small", "large"])
+def test_a_1x1_convolution_in_training_is_the_one_of_evaluation(
+    shape: tuple[int, ...], bias: bool, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small one is computed in another way."""
+    products: list[tuple[int, ...]] = []
+    linear = nn.functional.linear
+
+    def spy(x: Tensor, *weights: Tensor) -> Tensor:
+        products.append(x.shape)
+        return linear(x, *weights)
+
+    monkeypatch.setattr(nn.functional, "linear", spy)
+    torch.manual_seed(0)
+    conv = _channels_last(Conv2d(shape[1], 7, stride=stride, bias=bias))
+    x_BCHW = torch.randn(shape).contiguous(memory_format=torch.channels_last).requires_grad_()
+    found = {}
+    for training in (True, False):
+        conv.train(training).zero_grad()
+        y_BCHW = conv(x_BCHW)
+        x_BCHW.grad = None
+        (y_BCHW * torch.linspace(-1, 1, y_BCHW.numel()).view_as(y_BCHW)).sum().backward()
+        found[training] = [y_BCHW, x_BCHW.grad, *(parameter.grad for parameter in conv.parameters())]
+        assert len(products) == (shape[1] < 64), "once if small, and not in evaluation"
+    for fast, plain in zip(found[True], found[False], strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5 * float(plain.detach().abs().max()))
 
 
 def test_convolutions_begin_with_he_normal_weights() -> None:
