@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from recorded_runs import failure, genotype, result, spec
@@ -19,6 +20,8 @@ from nas.evidence import SeedNoise, seed_noise
 from nas.executors import Spec
 from nas.executors.scored import ScoredExecutor
 from nas.executors.worker import evaluate
+from nas.export.config import trial_config
+from nas.export.folder import of_trial, write_export
 from nas.record import Run, read_json, write_json
 from nas.repeat import repeat
 from nas.report import front, tables
@@ -279,3 +282,18 @@ def test_noise_does_not_depend_on_the_level(pairs: list[tuple[float, list[float]
 def test_nothing_to_compare_is_refused(found: list[float], others: list[list[float]]) -> None:
     with pytest.raises(ValueError, match="as many accuracies as lists of others"):
         seed_noise(found, others)
+
+
+def test_an_export_says_what_its_network_reached_with_other_seeds(run: Run, tmp_path: Path) -> None:
+    first, *_ = front_of(run)
+    other = next(trial for trial in run.trials()["trial"] if trial != first)
+    repeat(run, seeds=2, trials=[first], executor=scored())
+    config = trial_config(run, first)
+    assert config["accuracy"]["other_seeds"] == run.other_seeds()[first]
+    assert trial_config(run, other)["accuracy"]["other_seeds"] == []
+    for trial, says in ((first, True), (other, False)):
+        folder = write_export(of_trial(run, trial), tmp_path / f"export-{trial}", device=torch.device("cpu"))
+        row = ", ".join(f"{100 * accuracy:.2f} %" for accuracy in run.other_seeds()[first])
+        text = (folder / "README.md").read_text()
+        assert (f"trained with other seeds, validation | {row} |" in text) == says
+        assert ("other seeds" in text) == says

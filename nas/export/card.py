@@ -59,6 +59,7 @@ def _numbers(config: JSON, metrics: JSON) -> str:
     recorded, found = config["accuracy"], metrics["accuracy"]
     if recorded:
         rows.append(("accuracy as recorded in training, validation", _share(recorded)))
+        rows += _other_seeds(recorded)
     rows += [
         (f"accuracy of these files, {split}", _share(found[split]))
         for split in ("validation", "test")
@@ -74,6 +75,13 @@ def _numbers(config: JSON, metrics: JSON) -> str:
     if metrics["weights"] == "none":
         notes.append("There are no weights in this folder.")
     return "\n\n".join([_table(("", ""), rows), *([" ".join(notes)] if notes else [])])
+
+
+def _other_seeds(recorded: JSON) -> list[tuple[str, str]]:
+    """What the same network reached when it was trained again; records of old exports say nothing of it."""
+    others = recorded.get("other_seeds", [])
+    label = "accuracy of the same network trained with other seeds, validation"
+    return [(label, ", ".join(f"{100 * accuracy:.2f} %" for accuracy in others))] if others else []
 
 
 def _trained(recorded: JSON) -> str:

@@ -44,7 +44,10 @@ def _trial(run: Run, trial: int, spec: JSON, settings: JSON, result: JSON) -> di
     return {
         **_described(Architecture.from_json(spec["arch"]), settings["space"]["fixed"]["input_size"]),
         "latency": _latency(run, spec),
-        "accuracy": _accuracy(result, spec, settings["data"]["val"]),
+        "accuracy": {
+            **_accuracy(result, spec, settings["data"]["val"]),
+            "other_seeds": run.other_seeds().get(trial, []),
+        },
         "data": {**spec["data"], **settings["data"]},
         "recipe": spec["recipe"],
         "found": _found(run, trial, spec, settings),
