@@ -517,6 +517,17 @@ def test_a_1x1_convolution_in_training_is_the_one_of_evaluation(
         torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5 * float(plain.detach().abs().max()))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_1x1_convolution_stays_one_where_it_gains_nothing(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nn.functional, "linear", None)
+    conv = Conv2d(6, 7).to(dtype)
+    assert conv(torch.ones(4, 6, 2, 2, dtype=dtype).contiguous(memory_format=torch.channels_last)).dtype == dtype
+    grouped = Conv2d(6, 4, groups=2)
+    assert grouped(torch.ones(4, 6, 1, 1)).shape == (4, 4, 1, 1)
+
+
 def test_convolutions_begin_with_he_normal_weights() -> None:
     """Mean 0, deviation sqrt(2 / fan_out), and as many outliers as a normal distribution has; biases 0."""
     torch.manual_seed(0)
