@@ -27,11 +27,11 @@ _GENERATOR = Lock()
 class Training:
     """A network, its optimiser and how far they have come.
 
-    forward: what a step calls, the model or its compiled form. step: steps of the trunk. spent: all steps, those of
-    thrown-away branches included. losses: the mean loss of each epoch begun; loss_sum, loss_images: of the epoch under
-    way, on the device. average: the running average of the parameters, where the recipe wants one. evaluations:
-    accuracy and loss on the validation split, by budget in steps. evaluated: the weights that gave the last of them,
-    where they are not those of the trunk.
+    forward: what a step calls, the model or its compiled form. parameters: the model's, in its order. step: steps of
+    the trunk. spent: all steps, those of thrown-away branches included. losses: the mean loss of each epoch begun;
+    loss_sum, loss_images: of the epoch under way, on the device. average: the running average of the parameters, where
+    the recipe wants one. evaluations: accuracy and loss on the validation split, by budget in steps. evaluated: the
+    weights that gave the last of them, where they are not those of the trunk.
     """
 
     model: nn.Module
@@ -104,7 +104,7 @@ class Training:
     def averaged(self) -> Iterator[nn.Module]:
         """The network with the averaged weights, until the block ends; whatever the block changes in it is undone."""
         assert self.average is not None
-        trunk = {name: value.clone() for name, value in self.model.state_dict().items()}
+        trunk = copied_state(self.model)
         try:
             with torch.no_grad():
                 torch._foreach_copy_(self.parameters, self.average)
@@ -139,6 +139,11 @@ class Training:
 
 _PLAIN = ("loss_images", "step", "spent", "seconds", "losses", "evaluations")
 """Fields of a training that a checkpoint holds as they are."""
+
+
+def copied_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict as it is now, whatever becomes of the model."""
+    return {name: value.clone() for name, value in model.state_dict().items()}
 
 
 def start(arch: Architecture, recipe: Recipe, seed: int, device: torch.device, *, compiled: bool = False) -> Training:

@@ -22,7 +22,7 @@ from nas.train.checkpoint import DamagedCheckpoint, read_checkpoint, save_checkp
 from nas.train.evaluation import evaluate, recalibrate
 from nas.train.recipe import Recipe
 from nas.train.schedule import learning_rate, trunk_steps
-from nas.train.state import Training, start
+from nas.train.state import Training, copied_state, start
 
 RECALIBRATION_IMAGES = 512
 """Training images, in whole batches, from which averaged weights get their batch-norm statistics.
@@ -243,7 +243,7 @@ class _Run:
         with training.averaged() as model:
             recalibrate(model, batches, device=training.device, precision=training.precision)
             self._measure(model)
-            training.evaluated = {name: value.clone() for name, value in model.state_dict().items()}
+            training.evaluated = copied_state(model)
 
     def _measure(self, model: nn.Module) -> None:
         training = self.training
