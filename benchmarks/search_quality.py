@@ -137,9 +137,15 @@ class Problem:
 
     def known_costs(self, table: Table) -> Floats:
         """Costs by the table; nan for genotypes that it lacks."""
+        return np.concatenate([self.costs, np.full((1, self.costs.shape[1]), np.nan)])[self._rows(table)]
+
+    def known_keys(self, table: Table) -> NDArray[np.int64]:
+        """Keys by the table; -1 for genotypes that it lacks."""
+        return np.append(self.keys, -1)[self._rows(table)]
+
+    def _rows(self, table: Table) -> list[int]:
         columns = [[self.code(name, value) for value in table[name].tolist()] for name in self.space]
-        rows = [self.row_of.get(code, -1) for code in zip(*columns, strict=True)]
-        return np.concatenate([self.costs, np.full((1, self.costs.shape[1]), np.nan)])[rows]
+        return [self.row_of.get(code, -1) for code in zip(*columns, strict=True)]
 
     def losses(self, rows: Sequence[int] | NDArray[np.int64]) -> Floats:
         """Logarithms of costs from 0 to 1 and accuracies from -1 to 0 within the region of interest, true ones."""
@@ -193,7 +199,7 @@ class Asked:
 
 
 def ehvi(asked: Asked, floor: float | None = None) -> BaseSampler:
-    known = Known(asked.problem.known_costs, admit=asked.admit)
+    known = Known(asked.problem.known_costs, admit=asked.admit, keys=asked.problem.known_keys)
     return EHVISampler(known, seed=asked.seed, accuracy_floor=floor, memory=asked.memory)
 
 

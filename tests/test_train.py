@@ -35,6 +35,7 @@ from nas.train import (
 )
 from nas.train.checkpoint import read_checkpoint, save_checkpoint
 from nas.train.schedule import learning_rate
+from nas.train.state import Training
 
 CPU = torch.device("cpu")
 DIGITS = RECIPES["digits"]
@@ -251,6 +252,12 @@ def test_an_absurd_learning_rate_diverges_with_a_reason(digits: ImageData, tmp_p
     assert (again.status, again.reason, again.epochs) == (result.status, result.reason, result.epochs)
 
 
+def test_when_a_training_diverges_does_not_depend_on_its_checkpoints(digits: ImageData, tmp_path: Path) -> None:
+    recipe = replace(DIGITS, learning_rate=1e30)
+    found = [quick(digits, recipe, checkpoint=tmp_path / str(s), checkpoint_every_s=s) for s in (0.0, 1e9)]
+    assert [(one.status, one.steps, one.epochs) for one in found] == [("diverged", 4, 1)] * 2
+
+
 def test_every_setting_of_the_recipe_acts(digits: ImageData) -> None:
     """Each changed setting gives another loss curve, but for the two that only change how the same is computed."""
     base = quick(digits, CYCLE).loss_curve
@@ -408,6 +415,44 @@ def test_a_training_in_two_parts_equals_one_in_one_go(
     assert parts.notes == (f"continued after step {4 * stop} of 16",)
     weights, expected = load_weights(folder / "parts"), load_weights(folder / "whole")
     assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("kills", [(1,), (6,), (2, 3, 9)])
+def test_a_training_killed_within_an_epoch_loses_no_more_than_a_step(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: tuple[int, ...]
+) -> None:
+    """With a checkpoint after every step, epochs of 4 steps, each kill coming in the middle of the step it names."""
+    whole = quick(digits, epochs=3, checkpoint=tmp_path / "whole")
+    taken: list[int] = []
+    left = list(kills)
+    take_step = Training.take_step
+
+    def killed(training: Training, *arguments: Any) -> None:
+        if left and training.step == left[0]:
+            left.pop(0)
+            raise KeyboardInterrupt
+        taken.append(training.step)
+        take_step(training, *arguments)
+
+    monkeypatch.setattr(Training, "take_step", killed)
+    reports: list[int] = []
+    in_parts = partial(
+        quick,
+        digits,
+        epochs=3,
+        checkpoint=tmp_path / "parts",
+        checkpoint_every_s=0.0,
+        on_epoch=lambda r: reports.append(r.epoch),
+    )
+    for _ in kills:
+        with pytest.raises(KeyboardInterrupt):
+            in_parts()
+    parts = in_parts()
+    assert taken == list(range(12))
+    assert reports == [1, 2, 3]
+    assert (parts.loss_curve, parts.evaluations) == (whole.loss_curve, whole.evaluations)
+    weights, expected = load_weights(tmp_path / "parts"), load_weights(tmp_path / "whole")
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 

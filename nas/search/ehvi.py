@@ -72,12 +72,15 @@ class Known:
 
     costs: the costs (N, C) of a table of parameters, in the order of the study's minimised objectives; nan in the rows
     of networks that must not be trained. acts: parameter -> in which rows (N) it makes a difference; None: in all.
-    admit: has the last word on the parameters of one network; None admits all that are no trial's.
+    admit: has the last word on the parameters of one network; None admits all that are no trial's. keys: in which rows
+    (N) of a table are equal networks; the cheapest stands for all of them. None, and in spaces that are not scored to
+    the last network: equal parameters alone.
     """
 
     costs: Callable[[Table], Floats]
     acts: Callable[[Table], Table] | None = None
     admit: Callable[[Mapping[str, Any]], bool] | None = None
+    keys: Callable[[Table], NDArray[Any]] | None = None
 
 
 class Memory:
@@ -191,6 +194,14 @@ class GeneTable:
     def table(self, codes_NG: NDArray[np.int64]) -> Table:
         return {name: values[codes_NG[:, gene]] for gene, (name, values) in enumerate(self._arrays.items())}
 
+    def places(self, codes_NG: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Those of the genotypes (N) among all."""
+        return np.ravel_multi_index(tuple(codes_NG.T), self.counts)
+
+    def at(self, places_N: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The genotypes (N, G) at places among all."""
+        return np.stack(np.unravel_index(places_N, self.counts), axis=1).astype(np.int64)
+
     def random(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         return rng.integers(self.counts, size=(count, len(self.counts)))
 
@@ -256,10 +267,11 @@ class Networks:
         return self._batch(codes_NG, log_costs_NC)
 
     def canonical(self, codes_NG: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Genes that do not act stand at their first option."""
-        return self._canonical(codes_NG, self.genes.table(codes_NG))
+        """The genotypes that stand for these; genes that do not act stand at their first option."""
+        codes_NG = self._cheapest_equal(codes_NG)
+        return self._acting(codes_NG, self.genes.table(codes_NG))
 
-    def _canonical(self, codes_NG: NDArray[np.int64], table: Table) -> NDArray[np.int64]:
+    def _acting(self, codes_NG: NDArray[np.int64], table: Table) -> NDArray[np.int64]:
         if self._known.acts is None:
             return codes_NG
         acts = self._known.acts(table)
@@ -267,11 +279,33 @@ class Networks:
         return codes_NG * acting_NG
 
     def _admissible(self, codes_NG: NDArray[np.int64]) -> tuple[NDArray[np.int64], Floats]:
+        codes_NG = self._cheapest_equal(codes_NG)
         table = self.genes.table(codes_NG)  # one for both questions: who answers may have to price it but once
-        log_costs_NC = logarithms(np.asarray(self._known.costs(table), np.float64))
-        codes_NG = self._canonical(codes_NG, table)
+        log_costs_NC = self._log_costs(table)
+        codes_NG = self._acting(codes_NG, table)
         may = ~np.isnan(log_costs_NC).any(axis=1)
         return codes_NG[may], log_costs_NC[may]
+
+    def _log_costs(self, table: Table) -> Floats:
+        return logarithms(np.asarray(self._known.costs(table), np.float64))
+
+    def _cheapest_equal(self, codes_NG: NDArray[np.int64]) -> NDArray[np.int64]:
+        if self._known.keys is None or not self.small:
+            return codes_NG
+        return self.genes.at(self._stands_for[self.genes.places(codes_NG)])
+
+    @cached_property
+    def _stands_for(self) -> NDArray[np.int64]:
+        """Of all genotypes, the place of the cheapest that is equal; one that must not be trained stands for itself."""
+        assert self._known.keys is not None
+        table = self.genes.table(self.genes.all())
+        log_cost_N = self._log_costs(table).sum(axis=1)
+        _, key_N = np.unique(self._known.keys(table), return_inverse=True)
+        order = np.lexsort((log_cost_N, key_N))  # nan last
+        first = np.flatnonzero(np.diff(key_N[order], prepend=-1))
+        stands_N = np.empty_like(order)
+        stands_N[order] = np.repeat(order[first], np.diff(np.append(first, len(order))))
+        return np.where(np.isnan(log_cost_N), np.arange(len(order)), stands_N)
 
     def _batch(self, codes_NG: NDArray[np.int64], log_costs_NC: Floats) -> Batch:
         return Batch(codes_NG, log_costs_NC, self._columns(codes_NG, log_costs_NC))

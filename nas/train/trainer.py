@@ -99,8 +99,8 @@ def train(
 ) -> TrainResult:
     """Trains `arch` from weights drawn by `seed` for a budget, and evaluates it once on the validation split.
 
-    epochs, steps: the budget, one of the two. checkpoint: a file written at the end, when `on_epoch` raises, and at
-    epoch ends at least `checkpoint_every_s` seconds apart. If it exists it is continued: the same budget is finished,
+    epochs, steps: the budget, one of the two. checkpoint: a file written at the end, when `on_epoch` raises, and
+    whenever `checkpoint_every_s` seconds have passed since. If it exists it is continued: the same budget is finished,
     or, where it is finished, gives its result at once; with the schedules "branch" and "average" a larger budget goes
     on from the smaller one. A damaged file is set aside as *.corrupt, said in the result's notes, and the training
     starts again. The same seed gives the same batches on every device, and the same numbers on one CPU with one number
@@ -199,11 +199,12 @@ class _Run:
         saved = time.monotonic()
         trunk = trunk_steps(self.budget, self.recipe)
         while training.step < trunk and not training.diverged:
-            self._part(training, trunk)
+            whole = self._part(training, trunk, pause=saved + checkpoint_every_s)
             if time.monotonic() - saved >= checkpoint_every_s:
                 self.save()
                 saved = time.monotonic()
-            self._tell(training, on_epoch)
+            if whole:
+                self._tell(training, on_epoch)
         if not training.diverged:
             self._evaluate(on_epoch)
         self.save()
@@ -250,16 +251,25 @@ class _Run:
         found = evaluate(model, self.data.val, self.data, device=training.device, precision=training.precision)
         training.evaluations[self.budget] = (found.accuracy, found.loss)
 
-    def _part(self, training: Training, stop: int) -> None:
-        """To the end of the epoch or to step `stop`; the loss is read once, at its end."""
+    def _part(self, training: Training, stop: int, pause: float = math.inf) -> bool:
+        """To the end of the epoch or to step `stop`; the loss is read once, at its end.
+
+        False: on the way there, after a step at the time `pause`, where nothing is read: what follows must not depend
+        on how long a step took.
+        """
         began = time.monotonic()
         epoch, first = divmod(training.step, self.epoch_steps)
         training.model.train()
         for x_BCHW, labels_B in islice(self._batches(training, epoch, first), stop - training.step):
             rate = learning_rate(training.step, self.budget, self.recipe)
             training.take_step(x_BCHW, labels_B, rate, self.recipe)
-        training.end_part(epoch=epoch, whole=training.step % self.epoch_steps == 0)
+            if time.monotonic() >= pause:
+                break
+        epoch_ends = training.step % self.epoch_steps == 0
+        if whole := epoch_ends or training.step == stop:
+            training.end_part(epoch=epoch, whole=epoch_ends)
         training.seconds += time.monotonic() - began
+        return whole
 
     def _batches(self, training: Training, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch from number `first` on; they depend on the seed and the epoch's number alone."""
