@@ -392,6 +392,46 @@ def test_genes_that_do_not_act_stand_at_their_first_option() -> None:
         assert all(code[place] == 0 for place, name in enumerate(genes.options) if name not in asked)
 
 
+def keys(table: Table) -> NDArray[Any]:
+    """Networks of a kind that are as deep are equal, whatever their width and rate."""
+    return np.array([f"{kind}{depth}" for kind, depth in zip(table["kind"], table["depth"], strict=True)])
+
+
+def test_the_cheapest_of_equal_networks_stands_for_all() -> None:
+    told = Known(one_cost, keys=keys)
+    found = ehvi.Networks(ehvi.GeneTable(SPACE), told)
+    assert len(found.standing) == 4 * 7
+    assert np.exp(found.standing.log_costs.max()) == pytest.approx(1 + 8 * 7)
+    made = optuna.create_study(directions=["maximize", "minimize"], sampler=EHVISampler(told, seed=0))
+    dear = [{"kind": "b", "depth": depth, "width": 64, "rate": 1.0} for depth in range(7)]
+    made.add_trials([finished(params) for params in dear])
+    for _ in range(4 * 7 - 7):
+        trial = made.ask(SPACE)
+        assert trial.params["width"] == 8
+        made.tell(trial, [accuracy(trial.params), price(trial.params)[0]])
+    asked = [f"{trial.params['kind']}{trial.params['depth']}" for trial in made.trials]
+    assert len(set(asked)) == len(asked) == 28
+
+
+def test_of_equal_networks_the_cheapest_that_may_be_trained_stands_for_all() -> None:
+    def without_narrow(table: Table) -> NDArray[np.float64]:
+        return np.where(table["width"][:, None] < 24, np.nan, one_cost(table))
+
+    found = ehvi.Networks(ehvi.GeneTable(SPACE), Known(without_narrow, keys=keys))
+    genes = found.genes
+    assert {genes.params(code_G)["width"] for code_G in found.standing.codes} == {24}
+    narrow = genes.codes([{"kind": "b", "depth": 3, "width": 8, "rate": 0.5}])
+    assert genes.params(found.read(narrow).codes[0])["width"] == 24
+    none = ehvi.Networks(genes, Known(lambda table: one_cost(table) * np.nan, keys=keys))
+    assert len(none.read(narrow)) == 0
+
+
+def test_equal_networks_of_a_large_space_are_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ehvi, "WHOLE", 100)
+    found = ehvi.Networks(ehvi.GeneTable(SPACE), Known(one_cost, keys=lambda _: pytest.fail("asked")))
+    assert len(found.standing) > 100
+
+
 def test_what_is_known_of_a_space_is_what_its_gate_says() -> None:
     space = SearchSpace.load("tiny")
     seen: set[str] = set()

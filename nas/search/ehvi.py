@@ -194,9 +194,10 @@ class GeneTable:
     def table(self, codes_NG: NDArray[np.int64]) -> Table:
         return {name: values[codes_NG[:, gene]] for gene, (name, values) in enumerate(self._arrays.items())}
 
-    def places(self, codes_NG: NDArray[np.int64]) -> NDArray[np.intp]:
+    def places(self, codes_NG: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of the genotypes (N) among all."""
-        return np.ravel_multi_index(tuple(codes_NG.T), self.counts)
+        places_N: NDArray[np.int64] = np.ravel_multi_index(tuple(codes_NG.T), self.counts)
+        return places_N
 
     def at(self, places_N: NDArray[np.int64]) -> NDArray[np.int64]:
         """The genotypes (N, G) at places among all."""
@@ -296,16 +297,15 @@ class Networks:
 
     @cached_property
     def _stands_for(self) -> NDArray[np.int64]:
-        """Of all genotypes, the place of the cheapest that is equal; one that must not be trained stands for itself."""
+        """Of all genotypes, the place of the cheapest among those equal to it that may be trained."""
         assert self._known.keys is not None
         table = self.genes.table(self.genes.all())
         log_cost_N = self._log_costs(table).sum(axis=1)
         _, key_N = np.unique(self._known.keys(table), return_inverse=True)
-        order = np.lexsort((log_cost_N, key_N))  # nan last
+        order = np.lexsort((log_cost_N, key_N))  # what must not be trained, nan, comes last
         first = np.flatnonzero(np.diff(key_N[order], prepend=-1))
-        stands_N = np.empty_like(order)
-        stands_N[order] = np.repeat(order[first], np.diff(np.append(first, len(order))))
-        return np.where(np.isnan(log_cost_N), np.arange(len(order)), stands_N)
+        place_K: NDArray[np.int64] = order[first]
+        return place_K[key_N]
 
     def _batch(self, codes_NG: NDArray[np.int64], log_costs_NC: Floats) -> Batch:
         return Batch(codes_NG, log_costs_NC, self._columns(codes_NG, log_costs_NC))
