@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,15 @@ def quick(
     **how: Any,
 ) -> TrainResult:
     return train(arch or tiny(), data, recipe, epochs=epochs, seed=seed, device="cpu", **how)
+
+
+class Clock:
+    """A monotonic clock that stands still."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class Interrupted(Exception):
@@ -423,6 +433,7 @@ def test_a_training_killed_within_an_epoch_loses_no_more_than_a_step(
     digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: tuple[int, ...]
 ) -> None:
     """With a checkpoint after every step, epochs of 4 steps, each kill coming in the middle of the step it names."""
+    monkeypatch.setattr(trainer, "SAVING_SHARE", math.inf)
     whole = quick(digits, epochs=3, checkpoint=tmp_path / "whole")
     taken: list[int] = []
     left = list(kills)
@@ -471,6 +482,30 @@ def test_checkpoints_are_written_as_often_as_asked(
     quick(digits, checkpoint=path, checkpoint_every_s=every_s, on_epoch=lambda _: there.append(path.exists()))
     assert there == written
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]  # written at the end, no temporary file left
+
+
+def test_checkpoints_that_take_long_are_written_less_often(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of 1,000 s, checkpoints of 100 s, asked for every 2,500 s: one every 10,000 s, and at the end."""
+    clock = Clock()
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=clock))
+    written: list[int] = []
+
+    def save(_path: Path, content: dict[str, Any]) -> None:
+        written.append(content["step"])
+        clock.now += 100
+
+    take_step = Training.take_step
+
+    def timed(training: Training, *arguments: Any) -> None:
+        clock.now += 1000
+        take_step(training, *arguments)
+
+    monkeypatch.setattr(trainer, "save_checkpoint", save)
+    monkeypatch.setattr(Training, "take_step", timed)
+    quick(digits, epochs=8, checkpoint=tmp_path / "checkpoint", checkpoint_every_s=2500.0)
+    assert written == [3, 13, 23, 32]
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(digits: ImageData, tmp_path: Path) -> None:
