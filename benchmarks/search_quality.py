@@ -272,14 +272,16 @@ def halved(problem: Problem, method: str, seed: int, networks: int) -> tuple[lis
     begun = time.process_time()
     taken: set[int] = set()
     halving, memory, last = Halving(len(problem.rungs)), Memory(), len(problem.rungs)
+    networks = min(networks, len(set(problem.keys.tolist())))
     trials: list[tuple[int, int, list[float]]] = []
     steps: list[Step] = []
     while True:
         shown = [Shown(tuple(problem.costs[row]), tuple(seen), len(seen) < last) for row, _, seen in trials]
-        place = halving.next(shown)
+        more = len(trials) < networks
+        place = halving.next(shown, more=more)
+        if place is None and not more:
+            return steps, time.process_time() - begun
         if place is None:
-            if len(trials) >= min(networks, len(set(problem.keys.tolist()))):
-                return steps, time.process_time() - begun
             history = list(zip([row for row, *_ in trials], halving.expected(shown).tolist(), strict=True))
             row = proposed(problem, method, derived(seed, len(trials)), history, taken, memory, rng)
             taken.add(int(problem.keys[row]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,17 @@ def test_rungs_of_nothing_are_refused(budget: int, eta: int, most: int) -> None:
 
 # ---- the rules, counted out --------------------------------------------------------------------------------------
 
+SMALL_COHORT = 12
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_cohort() -> Iterator[None]:
+    """Small searches come to its end too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nas.search.halving.COHORT", SMALL_COHORT)
+        yield
+
+
 Point = tuple[float, ...]
 
 
@@ -115,7 +126,7 @@ def counted_order(costs: Sequence[Point], accuracies: Sequence[float]) -> list[i
     return sorted(range(len(points)), key=lambda i: (rank[i], -round(lost(i), 9), i))
 
 
-def counted_next(trials: Sequence[Shown], count: int, floor: float) -> set[int]:
+def counted_next(trials: Sequence[Shown], count: int, floor: float, more: bool) -> set[int]:
     """All places that the rule allows at the highest rung where one should go on; the first by order goes."""
 
     def error(value: float) -> float:
@@ -142,6 +153,8 @@ def counted_next(trials: Sequence[Shown], count: int, floor: float) -> set[int]:
                 cheaper = [one for one in full if all(a <= b for a, b in zip(one.costs, trials[i].costs, strict=True))]
                 if hope > max([floor, *(one.accuracies[-1] for one in cheaper)]):
                     hopeful.append(i)
+        if more and len(trials) < SMALL_COHORT:
+            by_rank, hopeful = [], []
         if by_rank or audits or hopeful:
             return {[*by_rank, *audits, *hopeful][0]}
     return set()
@@ -190,10 +203,10 @@ def test_a_rung_is_ranked_by_dominance_then_by_what_each_adds(rows: list[tuple[t
     assert best_first(np.array(costs), np.array(accuracies)).tolist() == counted_order(costs, accuracies)
 
 
-@given(many_trials(), st.sampled_from([0.0, 0.5]))
-def test_who_goes_on_is_as_counted_out(trials: list[Shown], floor: float) -> None:
-    found = Halving(RUNGS, accuracy_floor=floor).next(trials)
-    assert ({found} if found is not None else set()) == counted_next(trials, RUNGS, floor)
+@given(many_trials(), st.sampled_from([0.0, 0.5]), st.booleans())
+def test_who_goes_on_is_as_counted_out(trials: list[Shown], floor: float, more: bool) -> None:
+    found = Halving(RUNGS, accuracy_floor=floor).next(trials, more=more)
+    assert ({found} if found is not None else set()) == counted_next(trials, RUNGS, floor, more)
 
 
 @given(many_trials())
@@ -251,6 +264,17 @@ def test_the_best_go_on_before_the_audit() -> None:
     halving = Halving(2, accuracy_floor=1.0)
     trials = [*audited(AGREEING[1:], AGREEING[1:]), *waiting(0.0), *waiting(0.3, 0.99, 0.2, 0.1)]
     assert halving.next(trials) == AUDIT + 1
+
+
+def test_the_best_of_a_few_wait_for_others_where_there_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    halving = Halving(2, accuracy_floor=1.0)
+    trials = [*audited(AGREEING, AGREEING), *waiting(0.3, 0.99, 0.2, 0.1)]
+    monkeypatch.setattr("nas.search.halving.COHORT", len(trials) + 1)
+    assert (halving.next(trials), halving.next(trials, more=True)) == (AUDIT + 1, None)
+    unaudited = [*audited(AGREEING[1:], AGREEING[1:]), *trials[AUDIT:]]
+    assert halving.next(unaudited, more=True) == AUDIT - 1
+    monkeypatch.setattr("nas.search.halving.COHORT", len(trials))
+    assert halving.next(trials, more=True) == AUDIT + 1
 
 
 def test_what_only_the_costs_explain_is_no_agreement() -> None:
@@ -349,8 +373,9 @@ def test_a_halved_search_that_goes_on_is_the_one_that_never_stopped(
 
 
 def test_a_longer_search_is_the_shorter_one_gone_on(halved: tuple[str, Path, list[Event]], tmp_path: Path) -> None:
+    """If there was a whole cohort in it."""
     sampler, out, _ = halved
-    for trials in (12, 30):
+    for trials in (SMALL_COHORT, 30):
         search(tmp_path, by_rung, sampler=sampler, trials=trials, **STEPS)
     pd.testing.assert_frame_equal(trials_of(tmp_path), trials_of(out))
 

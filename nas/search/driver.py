@@ -338,7 +338,8 @@ class _Search:
 
     def _begin(self) -> bool:
         """Hand a trial to the executor; False when there is none to begin."""
-        row = self._again.pop(0) if self._again else self._going_on() or self._next()
+        more = len(self._rows) < self._config.trials
+        row = self._again.pop(0) if self._again else self._going_on(more=more) or self._next() or self._going_on()
         if row is None:
             return False
         arch = self._plan.space.decode(row.genotype)
@@ -357,11 +358,11 @@ class _Search:
         """Of the rung that the trial is under way to."""
         return self._plan.budgets[len(row.rungs)]
 
-    def _going_on(self) -> Row | None:
-        """The trial that goes on to its next rung, if one should; references all do."""
+    def _going_on(self, *, more: bool = False) -> Row | None:
+        """The trial that goes on to its next rung, if one should; references all do. more: as in `Halving.next`."""
         number = next((row.number for row in self._rows if row.waits and row.reference), None)
         if number is None:
-            number = self._halving.next(self._shown())
+            number = self._halving.next(self._shown(), more=more)
         return None if number is None else self._store.go_on(number)
 
     def _shown(self) -> list[Shown]:

@@ -6,7 +6,8 @@ trial go on from a rung: it is among the first 1/eta there, by non-domination ra
 contribution, and fewer than 1/eta have gone on; or its accuracy, carried on as the luckier trials' went on, beats
 every fully trained network that costs no more, so that cheap networks are not crowded out by dear ones; or it is one
 of the first, the audit, which go on whatever they showed. A rung that does not rank these as the next one does has not
-earned that anything is stopped there: the audit then goes on.
+earned that anything is stopped there: the audit then goes on. Until a cohort of networks has begun, none but the audit
+goes on: the best of a handful are soon surpassed.
 
 ASHA lets any trial go on that is among the first 1/eta at some moment. A search whose proposals improve then trains
 half of them in full (measured with eta = 3: 99 of 200).
@@ -37,6 +38,8 @@ AUDIT = 8
 """Trials that go on from a rung whatever they showed there, to see whether it ranks them as the next one does."""
 TRUST = 0.5
 """Least rank correlation of the audited trials at two rungs, costs held fixed; with less, twice as many are audited."""
+COHORT = 32
+"""Networks that begin before any but the audited ones goes on, as long as new ones can begin."""
 OPTIMISM = 0.5
 """Share of the fully trained networks that kept more of their error than the optimist expects."""
 DIGITS = 9
@@ -96,21 +99,29 @@ class Halving:
         self._audit = audit
         self._accuracy_floor = accuracy_floor
 
-    def next(self, trials: Sequence[Shown]) -> int | None:
-        """The place in `trials` of the one that goes on next, higher rungs before lower ones; None: none does."""
+    def next(self, trials: Sequence[Shown], *, more: bool = False) -> int | None:
+        """The place in `trials` of the one that goes on next, higher rungs before lower ones; None: none does.
+
+        more: whether a new network could begin instead; the best of fewer than `COHORT` then wait for others.
+        """
+        audit_only = more and len(trials) < COHORT
         for rung in reversed(range(self._count - 1)):
             members = [place for place, trial in enumerate(trials) if len(trial.accuracies) > rung]
             here = {place for place in members if trials[place].waits and len(trials[place].accuracies) == rung + 1}
             if here:
-                going = self._going_on(trials, members, here, rung)
+                going = self._going_on(trials, members, here, rung, audit_only=audit_only)
                 if going:
                     return going[0]
         return None
 
-    def _going_on(self, trials: Sequence[Shown], members: list[int], here: set[int], rung: int) -> list[int]:
+    def _going_on(
+        self, trials: Sequence[Shown], members: list[int], here: set[int], rung: int, *, audit_only: bool
+    ) -> list[int]:
         """Those that wait `here` and should go on, the best first."""
         order = self._order(trials, members, rung)
         audited = set(self._audited(trials, members, rung))
+        if audit_only:
+            return [place for place in order if place in audited and place in here]
         others = [place for place in members if place not in audited]
         gone = sum(place not in here for place in others)
         first = order[: len(members) // self._eta] if gone < len(others) // self._eta else []
