@@ -38,7 +38,7 @@ AUDIT = 8
 """Trials that go on from a rung whatever they showed there, to see whether it ranks them as the next one does."""
 TRUST = 0.5
 """Least rank correlation of the audited trials at two rungs, costs held fixed; with less, twice as many are audited."""
-COHORT = 32
+COHORT = 50
 """Networks that begin before any but the audited ones goes on, as long as new ones can begin."""
 OPTIMISM = 0.5
 """Share of the fully trained networks that kept more of their error than the optimist expects."""
