@@ -214,7 +214,7 @@ def retrain(
     try:
         print(train_in_full(wanted, Run(full.parent, full.name), device=where, on_epoch=_show_epoch))
     except KeyboardInterrupt:
-        print("stopped: the same command goes on from at most half a minute before", file=sys.stderr)
+        print("stopped: the same command goes on from its last checkpoint, half a minute back or so", file=sys.stderr)
         raise typer.Exit(130) from None
 
 
