@@ -140,12 +140,14 @@ class Problem:
         return np.concatenate([self.costs, np.full((1, self.costs.shape[1]), np.nan)])[self._rows(table)]
 
     def known_keys(self, table: Table) -> NDArray[np.int64]:
-        """Keys by the table; -1 for genotypes that it lacks."""
-        return np.append(self.keys, -1)[self._rows(table)]
+        """Keys by the table; genotypes that it lacks are equal to none."""
+        rows = self._rows(table)
+        return np.where(rows < 0, -1 - np.arange(len(rows)), self.keys[rows])
 
-    def _rows(self, table: Table) -> list[int]:
+    def _rows(self, table: Table) -> NDArray[np.int64]:
+        """-1 for genotypes that the table lacks."""
         columns = [[self.code(name, value) for value in table[name].tolist()] for name in self.space]
-        return [self.row_of.get(code, -1) for code in zip(*columns, strict=True)]
+        return np.array([self.row_of.get(code, -1) for code in zip(*columns, strict=True)], np.int64)
 
     def losses(self, rows: Sequence[int] | NDArray[np.int64]) -> Floats:
         """Logarithms of costs from 0 to 1 and accuracies from -1 to 0 within the region of interest, true ones."""

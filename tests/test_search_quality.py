@@ -70,6 +70,17 @@ def test_no_method_gets_a_network_twice(quality: ModuleType, table: Path, method
     assert (rows, seen) == quality.searched(found, method, 0, 25, pending)[:2]
 
 
+def test_keys_say_what_is_equal_in_the_table_and_nothing_of_what_it_lacks(quality: ModuleType, table: Path) -> None:
+    found = problem(quality, table)
+    whole = [(kind, depth, width) for kind in "abc" for depth in range(6) for width in range(4)]
+    columns = {name: np.array(column) for name, column in zip(found.space, zip(*whole, strict=True), strict=True)}
+    keys = found.known_keys(columns)
+    lacking = np.isnan(found.known_costs(columns)).any(axis=1)
+    assert lacking.sum() == 12
+    assert len(set(keys[~lacking])) == len(set(found.keys)) < 60
+    assert len(set(keys[lacking]) - set(keys[~lacking])) == 12
+
+
 def test_shares_are_of_the_true_front_within_the_region_of_interest(quality: ModuleType, table: Path) -> None:
     found = problem(quality, table)
     everything = found.losses(np.arange(60))
