@@ -380,6 +380,21 @@ def test_a_longer_search_is_the_shorter_one_gone_on(halved: tuple[str, Path, lis
     pd.testing.assert_frame_equal(trials_of(tmp_path), trials_of(out))
 
 
+def test_before_a_cohort_has_begun_only_the_audit_goes_on(halved: tuple[str, Path, list[Event]]) -> None:
+    _, _, events = halved
+    begun = list(itertools.accumulate(isinstance(event, Proposed) for event in events))
+    going = [(event.trial, count) for event, count in zip(events, begun, strict=True) if isinstance(event, GoesOn)]
+    assert {trial for trial, count in going if count < SMALL_COHORT} == set(range(AUDIT))
+    assert any(trial >= AUDIT for trial, _ in going)
+
+
+def test_in_an_exhausted_space_none_waits_for_a_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.search.halving.COHORT", 40)
+    summary = search(tmp_path, by_rung, trials=40, max_macs=120_000, **STEPS)
+    assert 2 * AUDIT < summary.finished < 40
+    assert summary.complete > AUDIT
+
+
 def test_optuna_sees_what_waits_and_what_is_complete(halved: tuple[str, Path, list[Event]]) -> None:
     _, out, _ = halved
     states = {"complete": "COMPLETE", "stopped": "WAITING"}

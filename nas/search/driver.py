@@ -339,7 +339,9 @@ class _Search:
     def _begin(self) -> bool:
         """Hand a trial to the executor; False when there is none to begin."""
         more = len(self._rows) < self._config.trials
-        row = self._again.pop(0) if self._again else self._going_on(more=more) or self._next() or self._going_on()
+        row = self._again.pop(0) if self._again else self._going_on(more=more) or self._next()
+        if row is None and more:  # the space is exhausted, so none has to wait for others
+            row = self._going_on()
         if row is None:
             return False
         arch = self._plan.space.decode(row.genotype)
