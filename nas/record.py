@@ -87,7 +87,7 @@ REPEAT_COLUMNS: dict[str, str] = {
 }
 """Column of `Run.repeats` -> dtype."""
 
-PACKAGES = ("torch", "optuna", "fvcore", "numpy", "pandas", "scikit-learn", "moocore", "plotly")
+PACKAGES = ("torch", "optuna", "fvcore", "numpy", "pandas", "scikit-learn", "moocore", "numba", "plotly")
 
 
 def empty_ledger() -> dict[str, Any]:

@@ -65,6 +65,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "moocore": ("pareto",),
     "scipy": ("evidence", "cost.latency_model", "search"),
     "torch": ("device", "models", "cost.measure", "cost.latency", "data", "train", "executors", "export", "retrain"),
+    "numba": ("models",),
     "safetensors": ("export",),
     "torchvision": ("data",),
     "PIL": ("data",),

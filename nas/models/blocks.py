@@ -21,8 +21,8 @@ class Shortcut(ConvBN):
         super().__init__(block.in_channels, block.out_channels, stride=stride, relu=False)
         self.pool = shortcut_pool(block.stride) if pools else nn.Identity()
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return super().forward(self.pool(x_BCHW))
+    def forward(self, x_BCHW: Tensor, added_BCHW: Tensor | None = None) -> Tensor:
+        return super().forward(self.pool(x_BCHW), added_BCHW)
 
 
 class ResidualBlock(nn.Module):
@@ -45,14 +45,18 @@ class ResidualBlock(nn.Module):
             cardinality=block.cardinality,
         )
         self.pool_after = _pool(block, "after_mixer")
-        self.post = ConvBN(inner, out_channels, POST_KERNEL[block.kind], relu=False)
+        self.gated = block.gate.kind != "none"
+        self.post = ConvBN(inner, out_channels, POST_KERNEL[block.kind], relu=not self.gated)
         self.gate = build_gate(block.gate, out_channels)
         self.shortcut = Shortcut(block) if block.projects else nn.Identity()
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         t_BCHW: Tensor = self.pool_before(self.pre(x_BCHW))
         t_BCHW = self.pool_after(self.mix(t_BCHW))
-        t_BCHW = self.gate(self.post(t_BCHW)) + self.shortcut(x_BCHW)
+        shortcut_BCHW: Tensor = self.shortcut(x_BCHW)
+        if not self.gated:
+            return self.post(t_BCHW, shortcut_BCHW)  # type: ignore[no-any-return]
+        t_BCHW = self.gate(self.post(t_BCHW)) + shortcut_BCHW
         return t_BCHW.relu()
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.arch import Kernel
+from nas.models.norm import BatchNorm2d
 
 POINT = Kernel(1)
 SMALL_MAP = 2**20
@@ -76,7 +77,7 @@ def _gains_as_matrix(x_BCHW: Tensor) -> bool:
 
 
 class ConvBN(nn.Module):
-    """BN(conv(x)), then ReLU if `relu`."""
+    """BN(conv(x)) [+ added], then ReLU if `relu`."""
 
     def __init__(
         self,
@@ -90,12 +91,12 @@ class ConvBN(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = Conv2d(in_channels, out_channels, kernel, stride=stride, groups=groups)
-        self.bn = nn.BatchNorm2d(out_channels)
+        self.bn = BatchNorm2d(out_channels)
         self.relu = relu
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        y_BCHW: Tensor = self.bn(self.conv(x_BCHW))
-        return y_BCHW.relu() if self.relu else y_BCHW
+    def forward(self, x_BCHW: Tensor, added_BCHW: Tensor | None = None) -> Tensor:
+        y_BCHW: Tensor = self.bn(self.conv(x_BCHW), added_BCHW, relu=self.relu)
+        return y_BCHW
 
 
 def avd_pool(stride: int) -> nn.Module:

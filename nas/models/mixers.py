@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nas.arch import Conv, Mixer, SelectiveKernel, SplitAttention
 from nas.models.layers import Conv2d, ConvBN, global_mean, no_autocast
+from nas.models.norm import BatchNorm2d
 
 
 class AttentionMixer(nn.Module):
@@ -97,7 +98,7 @@ class SplitAttentionMixer(AttentionMixer):
     ) -> None:
         super().__init__()
         self.add_convs(mixer, in_channels, channels, stride, cardinality)
-        self.conv_bn = nn.BatchNorm2d(mixer.radix * channels)
+        self.conv_bn = BatchNorm2d(mixer.radix * channels)
         self.add_attention(mixer, channels)
 
     def add_convs(self, mixer: SplitAttention, in_channels: int, channels: int, stride: int, cardinality: int) -> None:
@@ -113,7 +114,7 @@ class SplitAttentionMixer(AttentionMixer):
         return logits_BMC11.softmax(dim=1) if self.branches > 1 else logits_BMC11.sigmoid()
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        v_BCHW = self.conv_bn(self.convolve(x_BCHW)).relu()
+        v_BCHW = self.conv_bn(self.convolve(x_BCHW), relu=True)
         pooled_BRC11 = torch.unflatten(global_mean(v_BCHW, self.fc1.weight.dtype), 1, (self.branches, -1))
         return self.attend(v_BCHW.chunk(self.branches, dim=1), pooled_BRC11.sum(dim=1))
 
