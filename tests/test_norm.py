@@ -167,10 +167,26 @@ class TestWhenTheyAreUsed:
         _norm(0, 4)(self.x)
         assert len(passes) == 1
 
-    def test_not_in_evaluation(self, passes: list[int]) -> None:
+    def test_in_evaluation_without_gradients(self) -> None:
         module = _norm(0, 4).eval()
-        module(self.x)
+        with torch.inference_mode():
+            y = module(self.x, self.x, relu=True)
+            expected = (nn.BatchNorm2d.forward(copy.deepcopy(module).double(), self.x.double()) + self.x).relu()
+            rounded = (nn.BatchNorm2d.forward(module, self.x) + self.x).relu()
+        assert y.dtype == torch.bfloat16
+        assert not torch.equal(y, rounded)  # which is rounded twice
+        _close(y, expected)
+
+    def test_not_in_evaluation_with_gradients(self) -> None:
+        x = self.x.clone().requires_grad_()
+        y = _norm(0, 4).eval()(x)
+        torch.autograd.backward(y, torch.ones_like(y))
+        assert x.grad is not None and float(x.grad.abs().sum()) > 0
+
+    def test_not_with_other_parameters(self, passes: list[int]) -> None:
+        y = _norm(0, 4).bfloat16()(self.x)
         assert passes == []
+        assert y.dtype == torch.bfloat16
 
     @pytest.mark.parametrize("x", [x.float(), x.half(), x.contiguous()], ids=["float32", "float16", "other layout"])
     def test_not_for_other_maps(self, x: Tensor, passes: list[int]) -> None:

@@ -20,18 +20,33 @@ WIDTH = 128
 class BatchNorm2d(nn.BatchNorm2d):
     """BN(x) (arXiv:1502.03167) [+ added], then ReLU if `relu`; B x C x H x W, channels_last for channels_last.
 
-    In training on one thread of a CPU, large maps of bfloat16 go through `nas.models.kernels` where numba is
-    installed: the same up to rounding, which is less, as the sum and the ReLU see what was not yet rounded.
+    On one thread of a CPU, large maps of bfloat16 go through `nas.models.kernels` where numba is installed: the same
+    up to rounding, which is less, as the sum and the ReLU see what was not yet rounded.
     """
 
     def forward(self, x_BCHW: Tensor, added_BCHW: Tensor | None = None, *, relu: bool = False) -> Tensor:
-        if self.training and _gains_from_kernels(x_BCHW, added_BCHW) and kernels() is not None:
-            y_BCHW: Tensor = _Fused.apply(x_BCHW, self.weight, self.bias, added_BCHW, relu, self)  # type: ignore[no-untyped-call]
-            return y_BCHW
-        y_BCHW = super().forward(x_BCHW)
+        if self._may_be_fused and _gains_from_kernels(x_BCHW, added_BCHW) and kernels() is not None:
+            if not self.training:
+                return _line(x_BCHW, *self._known_line(), added_BCHW, relu)
+            fused_BCHW: Tensor = _Fused.apply(x_BCHW, self.weight, self.bias, added_BCHW, relu, self)  # type: ignore[no-untyped-call]
+            return fused_BCHW
+        y_BCHW: Tensor = super().forward(x_BCHW)
         if added_BCHW is not None:
             y_BCHW = y_BCHW + added_BCHW
         return y_BCHW.relu() if relu else y_BCHW
+
+    @property
+    def _may_be_fused(self) -> bool:
+        """The gradient of a norm that is evaluated is nobody's need."""
+        return self.weight.dtype == torch.float32 and (self.training or not torch.is_grad_enabled())
+
+    def _known_line(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scale and shift of evaluation, (C) each."""
+        assert self.running_mean is not None and self.running_var is not None
+        values = (self.weight, self.bias, self.running_mean, self.running_var)
+        weight_C, bias_C, mean_C, variance_C = (value.detach().double().numpy() for value in values)
+        scale_C = weight_C / np.sqrt(variance_C + self.eps)
+        return scale_C, bias_C - scale_C * mean_C
 
     def track(self, mean_C: NDArray[np.float64], variance_C: NDArray[np.float64]) -> None:
         """Let the running statistics see a batch's, the unbiased variance among them, as torch does."""
@@ -82,29 +97,25 @@ class _Fused(torch.autograd.Function):
         relu: bool,
         norm: BatchNorm2d,
     ) -> Tensor:
-        found = kernels()
-        assert found is not None
+        found = _compiled()
         pixels, channels = x_BCHW.numel() // x_BCHW.shape[1], x_BCHW.shape[1]
-        x_NC = _pixels(x_BCHW)
-        mean_C, square_C = _of_channels(found.moments(x_NC), channels) / pixels
+        mean_C, square_C = _of_channels(found.moments(_pixels(x_BCHW)), channels) / pixels
         variance_C = np.maximum(square_C - mean_C * mean_C, 0.0)
         norm.track(mean_C, variance_C * (pixels / (pixels - 1)))
         root_C = 1 / np.sqrt(variance_C + norm.eps)
         scale_C = weight_C.numpy() * root_C
-        ctx.line = scale_C, bias_C.numpy() - scale_C * mean_C
+        shift_C = bias_C.numpy() - scale_C * mean_C
+        ctx.line = scale_C, shift_C
         ctx.seen = mean_C, root_C
         ctx.masked = relu and added_BCHW is None
-        y_BCHW = torch.empty_like(x_BCHW)
-        added_NC = None if added_BCHW is None else _pixels(added_BCHW)
-        found.transform(x_NC, *_repeated(x_NC, *ctx.line), added_NC, relu, _pixels(y_BCHW))
+        y_BCHW = _line(x_BCHW, scale_C, shift_C, added_BCHW, relu)
         ctx.save_for_backward(x_BCHW, y_BCHW if relu and added_BCHW is not None else None)
         return y_BCHW
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g_BCHW: Tensor) -> tuple[Tensor | None, ...]:
-        found = kernels()
-        assert found is not None
+        found = _compiled()
         x_BCHW, y_BCHW = ctx.saved_tensors
         if y_BCHW is not None:
             g_BCHW = torch.ops.aten.threshold_backward(g_BCHW, y_BCHW, 0)
@@ -122,6 +133,26 @@ class _Fused(torch.autograd.Function):
         found.gradient(x_NC, g_NC, *line, ctx.masked, *_repeated(x_NC, slope_C, offset_C), _pixels(out_BCHW))
         added = g_BCHW if ctx.needs_input_grad[3] else None
         return out_BCHW, *(torch.from_numpy(each).float() for each in (weight_gradient_C, sum_C)), added, None, None
+
+
+def _compiled() -> ModuleType:
+    found = kernels()
+    assert found is not None
+    return found
+
+
+def _line(
+    x_BCHW: Tensor,
+    scale_C: NDArray[np.float64],
+    shift_C: NDArray[np.float64],
+    added_BCHW: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    """scale x + shift [+ added], or the ReLU of it."""
+    y_BCHW, x_NC = torch.empty_like(x_BCHW), _pixels(x_BCHW)
+    added_NC = None if added_BCHW is None else _pixels(added_BCHW)
+    _compiled().transform(x_NC, *_repeated(x_NC, scale_C, shift_C), added_NC, relu, _pixels(y_BCHW))
+    return y_BCHW
 
 
 def _pixels(x_BCHW: Tensor) -> NDArray[np.int16]:
