@@ -17,12 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nas.arch import Architecture, Conv, Gate, Kernel, Mixer, SelectiveKernel, SplitAttention
 from nas.device import Precision, autocast
-from nas.models import build
+from nas.models import build, mixers
 from nas.models.blocks import ResidualBlock
 from nas.models.gates import build_gate
 from nas.models.layers import Conv2d, avd_pool, global_mean, shortcut_pool
 from nas.models.mixers import MIXERS as MIXER_MODULES
-from nas.models.mixers import AttentionMixer, HybridMixer, build_mixer
+from nas.models.mixers import AttentionMixer, HybridMixer, build_mixer, weighted_sum, weighted_sum_as_product
 
 BATCH = 3
 seeds = st.integers(0, 2**31)
@@ -199,6 +199,62 @@ def test_one_vector_added_to_the_logits_of_all_branches_changes_nothing(
     shift_KMc = _image(seed, groups, 1, channels // groups).expand(-1, mixer.branches, -1)
     module.fc2.bias.data += shift_KMc.flatten()
     _assert_equal(module(x_BCHW), before)
+
+
+@some
+@given(seed=seeds, branches=st.integers(1, 4), channels=st.integers(1, 5), side=sides)
+def test_the_weighted_sum_of_branches_is_a_product_of_matrices(
+    seed: int, branches: int, channels: int, side: tuple[int, int]
+) -> None:
+    """With the same gradients; the weights add up to 1."""
+    maps = _image(seed, BATCH, branches * channels, *side).contiguous(memory_format=torch.channels_last)
+    logits = _image(seed + 1, BATCH, branches, channels, 1, 1)
+    given_g = _image(seed + 2, BATCH, channels, *side)
+    found = []
+    for form in (weighted_sum_as_product, lambda x, a: weighted_sum(x.chunk(branches, dim=1), a.unbind(1))):
+        leaves = maps.clone().requires_grad_(), logits.clone().requires_grad_()
+        y_BCHW = form(leaves[0], leaves[1].softmax(dim=1))
+        torch.autograd.backward(y_BCHW, given_g)
+        found.append((y_BCHW.detach(), *(leaf.grad for leaf in leaves)))
+    for product, plain in zip(*found, strict=True):
+        _assert_equal(product, plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "training", "precision", "used"),
+    [
+        ("bottleneck split r2", True, "bf16", True),
+        ("bottleneck hybrid r4", True, "bf16", True),
+        ("bottleneck sk", True, "bf16", True),
+        ("bottleneck split r2", False, "bf16", False),
+        ("bottleneck split r2", True, "fp32", False),
+    ],
+)
+def test_attention_is_a_product_in_trainings_in_bfloat16(
+    name: str, training: bool, precision: Precision, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[torch.dtype] = []
+    form = mixers.weighted_sum_as_product
+
+    def noted(maps_BDHW: Tensor, weights_BMC11: Tensor) -> Tensor:
+        calls.append(maps_BDHW.dtype)
+        return form(maps_BDHW, weights_BMC11)
+
+    monkeypatch.setattr(mixers, "weighted_sum_as_product", noted)
+    module = _channels_last(build(NETWORKS[name])).train(training)
+    with autocast(torch.device("cpu"), precision):
+        module(torch.randn(BATCH, 3, 16, 16).contiguous(memory_format=torch.channels_last))
+    assert set(calls) == ({torch.bfloat16} if used else set())
+
+
+@pytest.mark.parametrize(
+    ("channels", "side", "abreast", "used"),
+    [(8, 3, True, True), (8, 2, True, False), (8, 2, False, True), (32, 9, False, False), (32, 9, True, True)],
+)
+def test_attention_is_a_product_where_it_gains(channels: int, side: int, abreast: bool, used: bool) -> None:
+    map_BCHW = torch.zeros(2, channels, side, side, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    assert mixers._gains_as_product(map_BCHW, abreast) == used
+    assert not mixers._gains_as_product(map_BCHW.contiguous(), abreast)
 
 
 @some
@@ -402,15 +458,16 @@ def test_a_training_step_never_leaves_the_layout(arch: Architecture, precision: 
     assert operations.lost == []
 
 
-def test_global_means_of_bfloat16_are_summed_up_in_float32() -> None:
+@pytest.mark.parametrize("channels", [4, 40])
+def test_global_means_of_bfloat16_are_summed_up_in_float32(channels: int) -> None:
     """Their gradient is the mean's: the same share of it at every pixel, in the maps' own precision."""
-    x_BCHW = _image(0, BATCH, 4, 9, 7).bfloat16().requires_grad_()
+    x_BCHW = _image(0, BATCH, channels, 9, 7).bfloat16().requires_grad_()
     mean_BC11 = global_mean(x_BCHW, torch.float32)
     torch.testing.assert_close(mean_BC11, x_BCHW.detach().float().mean(dim=(2, 3), keepdim=True))
-    gradient_BC11 = torch.randn(BATCH, 4, 1, 1)
+    gradient_BC11 = torch.randn(BATCH, channels, 1, 1)
     mean_BC11.backward(gradient_BC11)  # type: ignore[no-untyped-call]
     assert x_BCHW.grad is not None and x_BCHW.grad.dtype == torch.bfloat16
-    torch.testing.assert_close(x_BCHW.grad, (gradient_BC11 / 63).bfloat16().expand(BATCH, 4, 9, 7))
+    torch.testing.assert_close(x_BCHW.grad, (gradient_BC11 / 63).bfloat16().expand(BATCH, channels, 9, 7))
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -88,7 +88,8 @@ def test_the_kernels_compute_the_formula(
     torch.autograd.backward(y, g)
 
     assert passes == [x.numel()]
-    assert y.dtype == torch.bfloat16 and y.stride() == x.stride()
+    assert x.grad is not None
+    assert y.dtype == torch.bfloat16 and y.stride() == x.grad.stride() == x.stride()
     _close(y, expected.detach())
     _close(x.grad, exact_x.grad)
     _close(module.weight.grad, exact.weight.grad, absolute=1e-3)

@@ -23,6 +23,9 @@ SMALL_MAP = 2**20
 bfloat16 nothing.
 """
 
+NARROW = 32
+"""Channels of a bfloat16 map below which a CPU computes one by one what is broadcast over its pixels."""
+
 
 class Conv2d(nn.Conv2d):
     """conv(x; W[, b]) with padding that keeps the size at stride 1; out size is ceil(size / stride) for every kernel.
@@ -122,7 +125,8 @@ def global_mean(x_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
 class _WideSum(torch.autograd.Function):
     """x.sum(dim=(2, 3), keepdim=True, dtype=dtype), whose own gradient is spread out in `dtype`, then copied.
 
-    That copy is not channels_last, and so slows down whatever it meets.
+    That copy is not channels_last, and so slows down whatever it meets. Of few channels, a line of pixels is written
+    out, so that whatever it meets has that much to read at a time.
     """
 
     @staticmethod
@@ -133,7 +137,11 @@ class _WideSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         shape, dtype = ctx.like
-        return gradients[0].to(dtype).expand(shape), None
+        gradient_BC11 = gradients[0].to(dtype)
+        if shape[1] > NARROW:
+            return gradient_BC11.expand(shape), None
+        line_BC1W = gradient_BC11.expand(-1, -1, 1, shape[3]).contiguous(memory_format=torch.channels_last)
+        return line_BC1W.expand(shape), None
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager[object]:
