@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nas.data import ImageData, load
 from nas.device import autocast
 from nas.models import build, norm
+from nas.models.layers import global_mean
 from nas.models.norm import BatchNorm2d
 from nas.train import RECIPES, TrainResult, train
 
@@ -98,6 +99,16 @@ def test_the_kernels_compute_the_formula(
         _close(added.grad, exact_added.grad)
     for name, value in exact.named_buffers():
         _close(module.get_buffer(name), value.double(), absolute=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 9, 7), (2, 40, 5, 1), (1, 1, 32, 32)])
+def test_global_means_are_summed_up_in_float32(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    x = _map(0, *shape)
+    through_kernels = global_mean(x, torch.float32)
+    torch.testing.assert_close(through_kernels, x.float().mean(dim=(2, 3), keepdim=True))
+    monkeypatch.setattr(norm, "LARGE_MAP", 2**40)
+    torch.testing.assert_close(global_mean(x, torch.float32), through_kernels)
+    assert not torch.equal(through_kernels, x.mean(dim=(2, 3), keepdim=True).float())
 
 
 @pytest.mark.parametrize("momentum", [0.3, None], ids=["running", "plain mean"])

@@ -58,6 +58,20 @@ def moments(x_NC: Bits) -> Sums:
 
 
 @_compiled
+def image_sums(x_BPC: Bits) -> Floats:
+    """Sums over the pixels P of each image (B, C)."""
+    images, pixels, channels = x_BPC.shape
+    sums = np.zeros((images, channels), np.float32)
+    for b in range(images):
+        sum_C = sums[b]
+        for p in range(pixels):
+            x_C = x_BPC[b, p]
+            for c in range(channels):
+                sum_C[c] += _wide(x_C[c])
+    return sums
+
+
+@_compiled
 def transform(x_NC: Bits, scale_C: Floats, shift_C: Floats, added_NC: Bits | None, relu: bool, y_NC: Bits) -> None:
     """y = scale x + shift [+ added], or the ReLU of it; what is not a number stays so."""
     pixels, channels = x_NC.shape

@@ -1,4 +1,4 @@
-"""Batch norm with what follows it: a sum, a ReLU."""
+"""Batch norm with what follows it, a sum and a ReLU; and when the compiled kernels are used."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x_BCHW: Tensor, added_BCHW: Tensor | None = None, *, relu: bool = False) -> Tensor:
-        if self._may_be_fused and _gains_from_kernels(x_BCHW, added_BCHW) and kernels() is not None:
+        if self._may_be_fused and kernels_for(x_BCHW, added_BCHW) is not None:
             if not self.training:
                 return _line(x_BCHW, *self._known_line(), added_BCHW, relu)
             fused_BCHW: Tensor = _Fused.apply(x_BCHW, self.weight, self.bias, added_BCHW, relu, self)  # type: ignore[no-untyped-call]
@@ -67,10 +67,11 @@ def kernels() -> ModuleType | None:
     return found
 
 
-def _gains_from_kernels(x_BCHW: Tensor, added_BCHW: Tensor | None) -> bool:
+def kernels_for(x_BCHW: Tensor, added_BCHW: Tensor | None = None) -> ModuleType | None:
+    """The kernels where they save time: for large maps of bfloat16, channels_last, on one thread of a CPU."""
     if x_BCHW.numel() < LARGE_MAP or torch.compiler.is_compiling() or torch.get_num_threads() > 1:
-        return False
-    return all(
+        return None
+    gains = all(
         map_BCHW.dtype == torch.bfloat16
         and map_BCHW.shape == x_BCHW.shape
         and map_BCHW.device.type == "cpu"
@@ -78,6 +79,7 @@ def _gains_from_kernels(x_BCHW: Tensor, added_BCHW: Tensor | None) -> bool:
         for map_BCHW in (x_BCHW, added_BCHW)
         if map_BCHW is not None
     )
+    return kernels() if gains else None
 
 
 class _Fused(torch.autograd.Function):
@@ -155,13 +157,17 @@ def _line(
     return y_BCHW
 
 
+def bits_of(x_BCHW: Tensor, *shape: int) -> NDArray[np.int16]:
+    """The bits of a channels_last map of bfloat16 in another shape, its own memory."""
+    bits: NDArray[np.int16] = x_BCHW.detach().permute(0, 2, 3, 1).view(torch.int16).view(shape).numpy()
+    return bits
+
+
 def _pixels(x_BCHW: Tensor) -> NDArray[np.int16]:
-    """The bits of a channels_last map, its own memory: pixels x channels, or several pixels side by side."""
+    """The bits of a map: pixels x channels, or several pixels side by side."""
     pixels, channels = x_BCHW.numel() // x_BCHW.shape[1], x_BCHW.shape[1]
     abreast = max(WIDTH // channels, 1)
-    width = channels * (abreast if pixels % abreast == 0 else 1)
-    bits: NDArray[np.int16] = x_BCHW.detach().permute(0, 2, 3, 1).view(torch.int16).view(-1, width).numpy()
-    return bits
+    return bits_of(x_BCHW, -1, channels * (abreast if pixels % abreast == 0 else 1))
 
 
 def _of_channels(sums_2W: NDArray[np.float64], channels: int) -> NDArray[np.float64]:
