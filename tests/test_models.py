@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import K3, K3D2, K5, MIXERS, NETWORKS, network
+from architectures import GATES, K3, K3D2, K5, MIXERS, NETWORKS, network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -531,6 +531,18 @@ def test_gradients_reach_every_parameter(arch: Architecture) -> None:
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name
         assert idle in name or parameter.grad.abs().max() > 1e-12, name
+
+
+@pytest.mark.parametrize("name", ["bottleneck conv", "basic conv", *(f"gate {gate}" for gate in GATES)])
+def test_a_block_is_the_relu_of_gated_residual_and_shortcut(name: str) -> None:
+    """Nothing is cut off before the gate or before the sum."""
+    for block in _blocks(NETWORKS[name]):
+        _randomised(block, seed=0)
+        channels = next(module for module in block.modules() if isinstance(module, Conv2d)).in_channels
+        x_BCHW = _image(0, BATCH, channels, 6, 5)
+        residual_BCHW = block.post.bn(block.post.conv(block.mix(block.pre(x_BCHW))))
+        assert float(residual_BCHW.min()) < 0
+        _assert_equal(block(x_BCHW), (block.gate(residual_BCHW) + block.shortcut(x_BCHW)).clamp(min=0))
 
 
 @pytest.mark.parametrize("arch", NETWORKS.values(), ids=NETWORKS)

@@ -29,6 +29,7 @@ from nas.train import (
     Recipe,
     TrainResult,
     evaluate,
+    evaluation,
     load_weights,
     recipe_for,
     train,
@@ -242,6 +243,13 @@ def test_evaluate_does_not_depend_on_the_batch_nor_change_the_model(digits: Imag
     assert len(accuracies) == 1
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("size", "device", "images"), [(8, "cpu", 512), (32, "cpu", 128), (224, "cpu", 16), (224, "cuda", 512)]
+)
+def test_a_cpu_evaluates_as_many_pixels_at_a_time_as_a_step_has(size: int, device: str, images: int) -> None:
+    assert evaluation._suitable_batch(size, torch.device(device)) == images
 
 
 def test_an_output_that_is_not_finite_is_never_right(digits: ImageData) -> None:

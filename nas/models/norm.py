@@ -25,7 +25,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x_BCHW: Tensor, added_BCHW: Tensor | None = None, *, relu: bool = False) -> Tensor:
-        if self._may_be_fused and kernels_for(x_BCHW, added_BCHW) is not None:
+        if kernels_for(x_BCHW, added_BCHW) is not None and self._may_be_fused:
             if not self.training:
                 return _line(x_BCHW, *self._known_line(), added_BCHW, relu)
             fused_BCHW: Tensor = _Fused.apply(x_BCHW, self.weight, self.bias, added_BCHW, relu, self)  # type: ignore[no-untyped-call]
