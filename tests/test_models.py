@@ -248,10 +248,20 @@ def test_attention_is_a_product_in_trainings_in_bfloat16(
 
 
 @pytest.mark.parametrize(
-    ("channels", "side", "abreast", "used"),
-    [(8, 3, True, True), (8, 2, True, False), (8, 2, False, True), (32, 9, False, False), (32, 9, True, True)],
+    ("channels", "side", "abreast", "amx", "used"),
+    [
+        (8, 3, True, False, True),
+        (8, 2, True, True, False),
+        (8, 2, False, False, True),
+        (32, 9, False, True, False),
+        (32, 9, True, True, True),
+        (32, 9, True, False, False),
+    ],
 )
-def test_attention_is_a_product_where_it_gains(channels: int, side: int, abreast: bool, used: bool) -> None:
+def test_attention_is_a_product_where_it_gains(
+    channels: int, side: int, abreast: bool, amx: bool, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mixers, "_has_amx", lambda: amx)
     map_BCHW = torch.zeros(2, channels, side, side, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
     assert mixers._gains_as_product(map_BCHW, abreast) == used
     assert not mixers._gains_as_product(map_BCHW.contiguous(), abreast)

@@ -8,7 +8,7 @@ H and W space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -79,16 +79,24 @@ def weighted_sum_as_product(maps_BDHW: Tensor, weights_BMC11: Tensor) -> Tensor:
 
 
 def _gains_as_product(map_BCHW: Tensor, abreast: bool) -> bool:
-    """A product of mostly zeros, but of matrices: AMX has it sooner than PyTorch reads bfloat16 channel by channel.
+    """A product of mostly zeros, but of matrices, which are had sooner than bfloat16 is read channel by channel.
 
-    Two splits, forward and backward: 2.8 against .9 ms for 16 channels of 16 x 16, 12.9 against 2.4 for 32 x 32;
-    4.4 against 3.2 for 64 of 16 x 16, but 1.2 against 1.5 for 64 of 8 x 8. Branches that have to be copied side by side
-    first gain below 32 channels only. In training alone, as for 1x1 convolutions.
+    Two splits, forward and backward: 2.8 against .9 ms for 16 channels of 16 x 16, 12.9 against 2.4 for 32 x 32, and
+    1.8 and 5.7 without AMX; with it more channels gain too: 4.4 against 3.2 for 64 of 16 x 16 (without 17.7), but 1.2
+    against 1.5 for 64 of 8 x 8. Branches that have to be copied side by side first gain below 32 channels only. In
+    training alone, as for 1x1 convolutions.
     """
     channels, pixels = map_BCHW.shape[1], map_BCHW.shape[2:].numel()
     if map_BCHW.dtype != torch.bfloat16 or map_BCHW.device.type != "cpu" or map_BCHW.stride(1) != 1:
         return False
-    return pixels > channels if abreast else channels < NARROW
+    if not abreast:
+        return channels < NARROW
+    return pixels > channels and (channels < NARROW or _has_amx())
+
+
+def _has_amx() -> bool:
+    found: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 may lack it
+    return bool(found.get("amx_bf16"))
 
 
 class SelectiveKernelMixer(AttentionMixer):
