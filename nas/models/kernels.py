@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 Bits = NDArray[np.int16]
 Floats = NDArray[np.float32]
 Sums = NDArray[np.float64]
+Line = tuple[Floats, Floats]
+"""scale x + shift, (C) each."""
 
 BLOCK = 256
 _compiled = njit(nogil=True, error_model="numpy", fastmath={"nsz", "contract", "reassoc"})
@@ -33,28 +35,6 @@ def _narrow(value: Any) -> Any:
     """float32 to bfloat16, to the nearest, ties to even."""
     bits = np.float32(value).view(np.uint32)
     return np.int16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
-
-
-@_compiled
-def moments(x_NC: Bits) -> Sums:
-    """Sums of x and of its squares (2, C)."""
-    pixels, channels = x_NC.shape
-    sums = np.zeros((2, channels))
-    first = np.empty(channels, np.float32)
-    second = np.empty(channels, np.float32)
-    for start in range(0, pixels, BLOCK):
-        first[:] = 0
-        second[:] = 0
-        for n in range(start, min(start + BLOCK, pixels)):
-            x_C = x_NC[n]
-            for c in range(channels):
-                x = _wide(x_C[c])
-                first[c] += x
-                second[c] += x * x
-        for c in range(channels):
-            sums[0, c] += first[c]
-            sums[1, c] += second[c]
-    return sums
 
 
 @_compiled
@@ -87,46 +67,40 @@ def transform(x_NC: Bits, scale_C: Floats, shift_C: Floats, added_NC: Bits | Non
 
 
 @_compiled
-def gradient_sums(x_NC: Bits, g_NC: Bits, scale_C: Floats, shift_C: Floats, relu: bool) -> Sums:
-    """Sums of g and of g x (2, C); with `relu`, g counts where scale x + shift is above 0."""
+def sums(x_NC: Bits, g_NC: Bits | None, line: Line | None) -> Sums:
+    """Sums of g, None for x itself, and of g x (2, C); with a line, g counts where it is above 0."""
     pixels, channels = x_NC.shape
-    sums = np.zeros((2, channels))
+    total = np.zeros((2, channels))
     first = np.empty(channels, np.float32)
     second = np.empty(channels, np.float32)
     for start in range(0, pixels, BLOCK):
         first[:] = 0
         second[:] = 0
         for n in range(start, min(start + BLOCK, pixels)):
-            x_C, g_C = x_NC[n], g_NC[n]
+            x_C = x_NC[n]
             for c in range(channels):
-                x, g = _wide(x_C[c]), _wide(g_C[c])
-                if relu and x * scale_C[c] + shift_C[c] <= 0:
+                x = _wide(x_C[c])
+                g = x if g_NC is None else _wide(g_NC[n, c])
+                if line is not None and x * line[0][c] + line[1][c] <= 0:
                     g = np.float32(0)
                 first[c] += g
                 second[c] += g * x
         for c in range(channels):
-            sums[0, c] += first[c]
-            sums[1, c] += second[c]
-    return sums
+            total[0, c] += first[c]
+            total[1, c] += second[c]
+    return total
 
 
 @_compiled
 def gradient(
-    x_NC: Bits,
-    g_NC: Bits,
-    scale_C: Floats,
-    shift_C: Floats,
-    relu: bool,
-    slope_C: Floats,
-    offset_C: Floats,
-    out_NC: Bits,
+    x_NC: Bits, g_NC: Bits, scale_C: Floats, slope_C: Floats, offset_C: Floats, line: Line | None, out_NC: Bits
 ) -> None:
-    """out = scale g + slope x + offset; with `relu`, g counts where scale x + shift is above 0."""
+    """out = scale g + slope x + offset; with a line, g counts where it is above 0."""
     pixels, channels = x_NC.shape
     for n in range(pixels):
         x_C, g_C, out_C = x_NC[n], g_NC[n], out_NC[n]
         for c in range(channels):
             x, g = _wide(x_C[c]), _wide(g_C[c])
-            if relu and x * scale_C[c] + shift_C[c] <= 0:
+            if line is not None and x * line[0][c] + line[1][c] <= 0:
                 g = np.float32(0)
             out_C[c] = _narrow(scale_C[c] * g + slope_C[c] * x + offset_C[c])

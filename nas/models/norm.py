@@ -25,10 +25,11 @@ class BatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x_BCHW: Tensor, added_BCHW: Tensor | None = None, *, relu: bool = False) -> Tensor:
-        if kernels_for(x_BCHW, added_BCHW) is not None and self._may_be_fused:
+        found = kernels_for(x_BCHW, added_BCHW)
+        if found is not None and self._may_be_fused:
             if not self.training:
-                return _line(x_BCHW, *self._known_line(), added_BCHW, relu)
-            fused_BCHW: Tensor = _Fused.apply(x_BCHW, self.weight, self.bias, added_BCHW, relu, self)  # type: ignore[no-untyped-call]
+                return _line(found, x_BCHW, *self._known_line(), added_BCHW, relu)
+            fused_BCHW: Tensor = _Fused.apply(x_BCHW, self.weight, self.bias, added_BCHW, relu, self, found)  # type: ignore[no-untyped-call]
             return fused_BCHW
         y_BCHW: Tensor = super().forward(x_BCHW)
         if added_BCHW is not None:
@@ -98,26 +99,26 @@ class _Fused(torch.autograd.Function):
         added_BCHW: Tensor | None,
         relu: bool,
         norm: BatchNorm2d,
+        found: ModuleType,
     ) -> Tensor:
-        found = _compiled()
         pixels, channels = x_BCHW.numel() // x_BCHW.shape[1], x_BCHW.shape[1]
-        mean_C, square_C = _of_channels(found.moments(_pixels(x_BCHW)), channels) / pixels
+        mean_C, square_C = _of_channels(found.sums(_pixels(x_BCHW), None, None), channels) / pixels
         variance_C = np.maximum(square_C - mean_C * mean_C, 0.0)
         norm.track(mean_C, variance_C * (pixels / (pixels - 1)))
         root_C = 1 / np.sqrt(variance_C + norm.eps)
         scale_C = weight_C.numpy() * root_C
         shift_C = bias_C.numpy() - scale_C * mean_C
+        ctx.kernels = found
         ctx.line = scale_C, shift_C
         ctx.seen = mean_C, root_C
         ctx.masked = relu and added_BCHW is None
-        y_BCHW = _line(x_BCHW, scale_C, shift_C, added_BCHW, relu)
+        y_BCHW = _line(found, x_BCHW, scale_C, shift_C, added_BCHW, relu)
         ctx.save_for_backward(x_BCHW, y_BCHW if relu and added_BCHW is not None else None)
         return y_BCHW
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g_BCHW: Tensor) -> tuple[Tensor | None, ...]:
-        found = _compiled()
         x_BCHW, y_BCHW = ctx.saved_tensors
         if y_BCHW is not None:
             g_BCHW = torch.ops.aten.threshold_backward(g_BCHW, y_BCHW, 0)
@@ -126,24 +127,26 @@ class _Fused(torch.autograd.Function):
         x_NC, g_NC = _pixels(x_BCHW), _pixels(g_BCHW)
         scale_C, shift_C = ctx.line
         mean_C, root_C = ctx.seen
-        line = _repeated(x_NC, scale_C, shift_C)
-        sum_C, product_C = _of_channels(found.gradient_sums(x_NC, g_NC, *line, ctx.masked), channels)
+        line = _repeated(x_NC, scale_C, shift_C) if ctx.masked else None
+        sum_C, product_C = _of_channels(ctx.kernels.sums(x_NC, g_NC, line), channels)
         weight_gradient_C = root_C * (product_C - mean_C * sum_C)
         slope_C = -scale_C * root_C * weight_gradient_C / pixels
         offset_C = -scale_C * sum_C / pixels - slope_C * mean_C
         out_BCHW = torch.empty_like(x_BCHW)
-        found.gradient(x_NC, g_NC, *line, ctx.masked, *_repeated(x_NC, slope_C, offset_C), _pixels(out_BCHW))
+        ctx.kernels.gradient(x_NC, g_NC, *_repeated(x_NC, scale_C, slope_C, offset_C), line, _pixels(out_BCHW))
         added = g_BCHW if ctx.needs_input_grad[3] else None
-        return out_BCHW, *(torch.from_numpy(each).float() for each in (weight_gradient_C, sum_C)), added, None, None
-
-
-def _compiled() -> ModuleType:
-    found = kernels()
-    assert found is not None
-    return found
+        return (
+            out_BCHW,
+            *(torch.from_numpy(each).float() for each in (weight_gradient_C, sum_C)),
+            added,
+            None,
+            None,
+            None,
+        )
 
 
 def _line(
+    found: ModuleType,
     x_BCHW: Tensor,
     scale_C: NDArray[np.float64],
     shift_C: NDArray[np.float64],
@@ -153,7 +156,7 @@ def _line(
     """scale x + shift [+ added], or the ReLU of it."""
     y_BCHW, x_NC = torch.empty_like(x_BCHW), _pixels(x_BCHW)
     added_NC = None if added_BCHW is None else _pixels(added_BCHW)
-    _compiled().transform(x_NC, *_repeated(x_NC, scale_C, shift_C), added_NC, relu, _pixels(y_BCHW))
+    found.transform(x_NC, *_repeated(x_NC, scale_C, shift_C), added_NC, relu, _pixels(y_BCHW))
     return y_BCHW
 
 
@@ -176,6 +179,6 @@ def _of_channels(sums_2W: NDArray[np.float64], channels: int) -> NDArray[np.floa
     return total
 
 
-def _repeated(x_NC: NDArray[np.int16], *values_C: NDArray[np.float64]) -> list[NDArray[np.float32]]:
+def _repeated(x_NC: NDArray[np.int16], *values_C: NDArray[np.float64]) -> tuple[NDArray[np.float32], ...]:
     """Each channel's values in float32, as often as pixels lie side by side."""
-    return [np.tile(each, x_NC.shape[1] // len(each)).astype(np.float32) for each in values_C]
+    return tuple(np.tile(each, x_NC.shape[1] // len(each)).astype(np.float32) for each in values_C)

@@ -48,7 +48,7 @@ def evaluate(
     right = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), device=device)
     normalise = normalise or Normalise.of(data)
-    batch_size = batch_size or _suitable_batch(split.size, device)
+    batch_size = _suitable_batch(split.size, device) if batch_size is None else batch_size
     with torch.inference_mode(), autocast(device, resolve_precision(precision, device)):
         for x_BCHW, labels_B in plain_batches(on_device(split, device), normalise, batch_size=batch_size):
             logits_BC = model(x_BCHW)
