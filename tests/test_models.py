@@ -261,7 +261,7 @@ def test_attention_is_a_product_in_trainings_in_bfloat16(
 def test_attention_is_a_product_where_it_gains(
     channels: int, side: int, abreast: bool, amx: bool, used: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mixers, "_has_amx", lambda: amx)
+    monkeypatch.setattr(mixers, "has_amx", lambda: amx)
     map_BCHW = torch.zeros(2, channels, side, side, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
     assert mixers._gains_as_product(map_BCHW, abreast) == used
     assert not mixers._gains_as_product(map_BCHW.contiguous(), abreast)

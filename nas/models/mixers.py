@@ -8,13 +8,13 @@ H and W space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from nas.arch import Conv, Mixer, SelectiveKernel, SplitAttention
-from nas.models.layers import NARROW, Conv2d, ConvBN, global_mean, no_autocast
+from nas.models.layers import NARROW, Conv2d, ConvBN, global_mean, has_amx, no_autocast
 from nas.models.norm import BatchNorm2d
 
 
@@ -91,12 +91,7 @@ def _gains_as_product(map_BCHW: Tensor, abreast: bool) -> bool:
         return False
     if not abreast:
         return channels < NARROW
-    return pixels > channels and (channels < NARROW or _has_amx())
-
-
-def _has_amx() -> bool:
-    found: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 may lack it
-    return bool(found.get("amx_bf16"))
+    return pixels > channels and (channels < NARROW or has_amx())
 
 
 class SelectiveKernelMixer(AttentionMixer):
