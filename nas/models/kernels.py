@@ -18,6 +18,8 @@ Floats = NDArray[np.float32]
 Sums = NDArray[np.float64]
 Line = tuple[Floats, Floats]
 """scale x + shift, (C) each."""
+Plane = tuple[Floats, Floats, Floats]
+"""scale g + slope x + offset, (C) each."""
 
 BLOCK = 256
 _compiled = njit(nogil=True, error_model="numpy", fastmath={"nsz", "contract", "reassoc"})
@@ -52,13 +54,13 @@ def image_sums(x_BPC: Bits) -> Floats:
 
 
 @_compiled
-def transform(x_NC: Bits, scale_C: Floats, shift_C: Floats, added_NC: Bits | None, relu: bool, y_NC: Bits) -> None:
+def transform(x_NC: Bits, line: Line, added_NC: Bits | None, relu: bool, y_NC: Bits) -> None:
     """y = scale x + shift [+ added], or the ReLU of it; what is not a number stays so."""
     pixels, channels = x_NC.shape
     for n in range(pixels):
         x_C, y_C = x_NC[n], y_NC[n]
         for c in range(channels):
-            y = _wide(x_C[c]) * scale_C[c] + shift_C[c]
+            y = _wide(x_C[c]) * line[0][c] + line[1][c]
             if added_NC is not None:
                 y += _wide(added_NC[n, c])
             if relu and y <= 0:
@@ -67,8 +69,11 @@ def transform(x_NC: Bits, scale_C: Floats, shift_C: Floats, added_NC: Bits | Non
 
 
 @_compiled
-def sums(x_NC: Bits, g_NC: Bits | None, line: Line | None) -> Sums:
-    """Sums of g, None for x itself, and of g x (2, C); with a line, g counts where it is above 0."""
+def sums(x_NC: Bits, g_NC: Bits | None, line: Line | None, kept: tuple[Bits, Bits] | None) -> Sums:
+    """Sums of g, None for x itself, and of g x (2, C); with a line, g counts where it is above 0.
+
+    kept: y and a map of its form; g counts where y is above 0, and what counts is written there.
+    """
     pixels, channels = x_NC.shape
     total = np.zeros((2, channels))
     first = np.empty(channels, np.float32)
@@ -83,6 +88,10 @@ def sums(x_NC: Bits, g_NC: Bits | None, line: Line | None) -> Sums:
                 g = x if g_NC is None else _wide(g_NC[n, c])
                 if line is not None and x * line[0][c] + line[1][c] <= 0:
                     g = np.float32(0)
+                if kept is not None:
+                    if _wide(kept[0][n, c]) <= 0:
+                        g = np.float32(0)
+                    kept[1][n, c] = _narrow(g)
                 first[c] += g
                 second[c] += g * x
         for c in range(channels):
@@ -92,9 +101,7 @@ def sums(x_NC: Bits, g_NC: Bits | None, line: Line | None) -> Sums:
 
 
 @_compiled
-def gradient(
-    x_NC: Bits, g_NC: Bits, scale_C: Floats, slope_C: Floats, offset_C: Floats, line: Line | None, out_NC: Bits
-) -> None:
+def gradient(x_NC: Bits, g_NC: Bits, plane: Plane, line: Line | None, out_NC: Bits) -> None:
     """out = scale g + slope x + offset; with a line, g counts where it is above 0."""
     pixels, channels = x_NC.shape
     for n in range(pixels):
@@ -103,4 +110,63 @@ def gradient(
             x, g = _wide(x_C[c]), _wide(g_C[c])
             if line is not None and x * line[0][c] + line[1][c] <= 0:
                 g = np.float32(0)
-            out_C[c] = _narrow(scale_C[c] * g + slope_C[c] * x + offset_C[c])
+            out_C[c] = _narrow(plane[0][c] * g + plane[1][c] * x + plane[2][c])
+
+
+@_compiled
+def norm_line(sums_2W: Sums, pixels: int, weight_C: Floats, bias_C: Floats, eps: float) -> tuple[Sums, Line]:
+    """BN(x) from the sums of x and its squares, side by side or not: m, 1 / sqrt(v + eps), v (3, C); and its line.
+
+    With m and v the mean and variance of x over its pixels, BN(x) = weight (x - m) / sqrt(v + eps) + bias.
+    """
+    sums_2C = _over_pixels(sums_2W, len(weight_C))
+    seen_3C = np.empty((3, len(weight_C)))
+    scale_C, shift_C = np.empty(len(weight_C)), np.empty(len(weight_C))
+    for c in range(len(weight_C)):
+        mean = sums_2C[0, c] / pixels
+        variance = max(sums_2C[1, c] / pixels - mean * mean, 0.0)
+        root = 1 / np.sqrt(variance + eps)
+        seen_3C[0, c], seen_3C[1, c], seen_3C[2, c] = mean, root, variance
+        scale_C[c] = weight_C[c] * root
+        shift_C[c] = bias_C[c] - mean * scale_C[c]
+    width = sums_2W.shape[1]
+    return seen_3C, (abreast(scale_C, width), abreast(shift_C, width))
+
+
+@_compiled
+def norm_plane(sums_2W: Sums, pixels: int, weight_C: Floats, seen_3C: Sums) -> tuple[Floats, Plane]:
+    """The gradient of BN(x) from the sums of g and g x: that of weight and bias (2, C); and that of x, as its plane.
+
+    dx = weight / sqrt(v + eps) (g - sum(g) / N - (x - m) / (v + eps) sum(g (x - m)) / N) for N pixels.
+    """
+    sums_2C = _over_pixels(sums_2W, len(weight_C))
+    gradients_2C = np.empty((2, len(weight_C)), np.float32)
+    scale_C, slope_C, offset_C = np.empty(len(weight_C)), np.empty(len(weight_C)), np.empty(len(weight_C))
+    for c in range(len(weight_C)):
+        mean, root = seen_3C[0, c], seen_3C[1, c]
+        of_weight = root * (sums_2C[1, c] - mean * sums_2C[0, c])
+        gradients_2C[0, c], gradients_2C[1, c] = of_weight, sums_2C[0, c]
+        scale_C[c] = weight_C[c] * root
+        slope_C[c] = -scale_C[c] * root * of_weight / pixels
+        offset_C[c] = -scale_C[c] * sums_2C[0, c] / pixels - slope_C[c] * mean
+    width = sums_2W.shape[1]
+    return gradients_2C, (abreast(scale_C, width), abreast(slope_C, width), abreast(offset_C, width))
+
+
+@_compiled
+def _over_pixels(sums_2W: Sums, channels: int) -> Sums:
+    """Sums of pixels that lie side by side, (2, W) to (2, C)."""
+    total = np.zeros((2, channels))
+    for w in range(sums_2W.shape[1]):
+        total[0, w % channels] += sums_2W[0, w]
+        total[1, w % channels] += sums_2W[1, w]
+    return total
+
+
+@_compiled
+def abreast(values_C: Sums, width: int) -> Floats:
+    """Each channel's value, as often as pixels lie side by side."""
+    repeated = np.empty(width, np.float32)
+    for w in range(width):
+        repeated[w] = values_C[w % len(values_C)]
+    return repeated

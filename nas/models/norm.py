@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-LARGE_MAP = 2**19
+LARGE_MAP = 2**18
 """Elements from which on the compiled kernels save time; below, it is lost in calling them."""
 WIDTH = 128
 """Channels from which on the kernels' inner loops are long enough; fewer are read as several pixels side by side."""
@@ -28,7 +28,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         found = kernels_for(x_BCHW, added_BCHW)
         if found is not None and self._may_be_fused:
             if not self.training:
-                return _line(found, x_BCHW, *self._known_line(), added_BCHW, relu)
+                line = tuple(found.abreast(each_C, _pixels(x_BCHW).shape[1]) for each_C in self._known_line())
+                return _transformed(found, x_BCHW, line, added_BCHW, relu)
             fused_BCHW: Tensor = _Fused.apply(x_BCHW, self.weight, self.bias, added_BCHW, relu, self, found)  # type: ignore[no-untyped-call]
             return fused_BCHW
         y_BCHW: Tensor = super().forward(x_BCHW)
@@ -49,12 +50,12 @@ class BatchNorm2d(nn.BatchNorm2d):
         scale_C = weight_C / np.sqrt(variance_C + self.eps)
         return scale_C, bias_C - scale_C * mean_C
 
-    def track(self, mean_C: NDArray[np.float64], variance_C: NDArray[np.float64]) -> None:
-        """Let the running statistics see a batch's, the unbiased variance among them, as torch does."""
+    def track(self, mean_C: NDArray[np.float64], variance_C: NDArray[np.float64], count: int) -> None:
+        """Let the running statistics see a batch's of `count` values, the unbiased variance among them, as torch does."""
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         weight = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
-        for running_C, seen_C in ((self.running_mean, mean_C), (self.running_var, variance_C)):
+        for running_C, seen_C in ((self.running_mean, mean_C), (self.running_var, variance_C * (count / (count - 1)))):
             running_C.lerp_(torch.from_numpy(seen_C).to(running_C.dtype), weight)
 
 
@@ -84,11 +85,7 @@ def kernels_for(x_BCHW: Tensor, added_BCHW: Tensor | None = None) -> ModuleType 
 
 
 class _Fused(torch.autograd.Function):
-    """With m and v the mean and variance of x over N pixels, and the line BN(x) = scale x + shift,
-
-    scale = weight / sqrt(v + eps), shift = bias - scale m; and where g is the gradient of that line,
-    dx = scale (g - sum(g) / N - (x - m) / (v + eps) sum(g (x - m)) / N), again a line in g and x.
-    """
+    """`BatchNorm2d` in training, and its gradient."""
 
     @staticmethod
     def forward(
@@ -101,62 +98,40 @@ class _Fused(torch.autograd.Function):
         norm: BatchNorm2d,
         found: ModuleType,
     ) -> Tensor:
-        pixels, channels = x_BCHW.numel() // x_BCHW.shape[1], x_BCHW.shape[1]
-        mean_C, square_C = _of_channels(found.sums(_pixels(x_BCHW), None, None), channels) / pixels
-        variance_C = np.maximum(square_C - mean_C * mean_C, 0.0)
-        norm.track(mean_C, variance_C * (pixels / (pixels - 1)))
-        root_C = 1 / np.sqrt(variance_C + norm.eps)
-        scale_C = weight_C.numpy() * root_C
-        shift_C = bias_C.numpy() - scale_C * mean_C
-        ctx.kernels = found
-        ctx.line = scale_C, shift_C
-        ctx.seen = mean_C, root_C
+        x_NC, pixels = _pixels(x_BCHW), x_BCHW.numel() // x_BCHW.shape[1]
+        parameters = weight_C.numpy(), bias_C.numpy()
+        seen_3C, line = found.norm_line(found.sums(x_NC, None, None, None), pixels, *parameters, norm.eps)
+        norm.track(seen_3C[0], seen_3C[2], pixels)
+        y_BCHW = _transformed(found, x_BCHW, line, added_BCHW, relu)
+        ctx.kernels, ctx.seen, ctx.line = found, seen_3C, line
         ctx.masked = relu and added_BCHW is None
-        y_BCHW = _line(found, x_BCHW, scale_C, shift_C, added_BCHW, relu)
-        ctx.save_for_backward(x_BCHW, y_BCHW if relu and added_BCHW is not None else None)
+        ctx.save_for_backward(x_BCHW, y_BCHW if relu and added_BCHW is not None else None, weight_C)
         return y_BCHW
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g_BCHW: Tensor) -> tuple[Tensor | None, ...]:
-        x_BCHW, y_BCHW = ctx.saved_tensors
-        if y_BCHW is not None:
-            g_BCHW = torch.ops.aten.threshold_backward(g_BCHW, y_BCHW, 0)
+        x_BCHW, y_BCHW, weight_C = ctx.saved_tensors
         g_BCHW = g_BCHW.contiguous(memory_format=torch.channels_last)
-        pixels, channels = x_BCHW.numel() // x_BCHW.shape[1], x_BCHW.shape[1]
-        x_NC, g_NC = _pixels(x_BCHW), _pixels(g_BCHW)
-        scale_C, shift_C = ctx.line
-        mean_C, root_C = ctx.seen
-        line = _repeated(x_NC, scale_C, shift_C) if ctx.masked else None
-        sum_C, product_C = _of_channels(ctx.kernels.sums(x_NC, g_NC, line), channels)
-        weight_gradient_C = root_C * (product_C - mean_C * sum_C)
-        slope_C = -scale_C * root_C * weight_gradient_C / pixels
-        offset_C = -scale_C * sum_C / pixels - slope_C * mean_C
+        x_NC, g_NC, line, kept = _pixels(x_BCHW), _pixels(g_BCHW), ctx.line if ctx.masked else None, None
+        if y_BCHW is not None:
+            g_BCHW = torch.empty_like(x_BCHW)
+            kept = _pixels(y_BCHW), _pixels(g_BCHW)
+        sums_2W, pixels = ctx.kernels.sums(x_NC, g_NC, line, kept), x_BCHW.numel() // x_BCHW.shape[1]
+        gradients_2C, plane = ctx.kernels.norm_plane(sums_2W, pixels, weight_C.detach().numpy(), ctx.seen)
         out_BCHW = torch.empty_like(x_BCHW)
-        ctx.kernels.gradient(x_NC, g_NC, *_repeated(x_NC, scale_C, slope_C, offset_C), line, _pixels(out_BCHW))
-        added = g_BCHW if ctx.needs_input_grad[3] else None
-        return (
-            out_BCHW,
-            *(torch.from_numpy(each).float() for each in (weight_gradient_C, sum_C)),
-            added,
-            None,
-            None,
-            None,
-        )
+        ctx.kernels.gradient(x_NC, g_NC if kept is None else kept[1], plane, line, _pixels(out_BCHW))
+        added_BCHW = g_BCHW if ctx.needs_input_grad[3] else None
+        return out_BCHW, *torch.from_numpy(gradients_2C), added_BCHW, None, None, None
 
 
-def _line(
-    found: ModuleType,
-    x_BCHW: Tensor,
-    scale_C: NDArray[np.float64],
-    shift_C: NDArray[np.float64],
-    added_BCHW: Tensor | None,
-    relu: bool,
+def _transformed(
+    found: ModuleType, x_BCHW: Tensor, line: tuple[Any, ...], added_BCHW: Tensor | None, relu: bool
 ) -> Tensor:
     """scale x + shift [+ added], or the ReLU of it."""
-    y_BCHW, x_NC = torch.empty_like(x_BCHW), _pixels(x_BCHW)
+    y_BCHW = torch.empty_like(x_BCHW)
     added_NC = None if added_BCHW is None else _pixels(added_BCHW)
-    found.transform(x_NC, *_repeated(x_NC, scale_C, shift_C), added_NC, relu, _pixels(y_BCHW))
+    found.transform(_pixels(x_BCHW), line, added_NC, relu, _pixels(y_BCHW))
     return y_BCHW
 
 
@@ -171,14 +146,3 @@ def _pixels(x_BCHW: Tensor) -> NDArray[np.int16]:
     pixels, channels = x_BCHW.numel() // x_BCHW.shape[1], x_BCHW.shape[1]
     abreast = max(WIDTH // channels, 1)
     return bits_of(x_BCHW, -1, channels * (abreast if pixels % abreast == 0 else 1))
-
-
-def _of_channels(sums_2W: NDArray[np.float64], channels: int) -> NDArray[np.float64]:
-    """Sums over pixels abreast, (2, W) to (2, channels)."""
-    total: NDArray[np.float64] = sums_2W.reshape(2, -1, channels).sum(axis=1)
-    return total
-
-
-def _repeated(x_NC: NDArray[np.int16], *values_C: NDArray[np.float64]) -> tuple[NDArray[np.float32], ...]:
-    """Each channel's values in float32, as often as pixels lie side by side."""
-    return tuple(np.tile(each, x_NC.shape[1] // len(each)).astype(np.float32) for each in values_C)
