@@ -50,7 +50,8 @@ class AttentionMixer(nn.Module):
         abreast_BDHW: the branches side by side (D = M*C), where they are parts of one map.
         """
         weights_BMC11 = self.weights(self.logits(pooled_BC11)).to(maps_BCHW[0].dtype)
-        if self.training and _gains_as_product(maps_BCHW[0], abreast_BDHW is not None):
+        own_precision = self.fc1.weight.dtype == maps_BCHW[0].dtype  # of what is exported, counted or timed
+        if not own_precision and _gains_as_product(maps_BCHW[0], abreast_BDHW is not None):
             whole_BDHW = torch.cat(list(maps_BCHW), dim=1) if abreast_BDHW is None else abreast_BDHW
             return weighted_sum_as_product(whole_BDHW, weights_BMC11)
         return weighted_sum(maps_BCHW, weights_BMC11.unbind(1))
@@ -83,8 +84,7 @@ def _gains_as_product(map_BCHW: Tensor, abreast: bool) -> bool:
 
     Two splits, forward and backward: 2.8 against .9 ms for 16 channels of 16 x 16, 12.9 against 2.4 for 32 x 32, and
     1.8 and 5.7 without AMX; with it more channels gain too: 4.4 against 3.2 for 64 of 16 x 16 (without 17.7), but 1.2
-    against 1.5 for 64 of 8 x 8. Branches that have to be copied side by side first gain below 32 channels only. In
-    training alone, as for 1x1 convolutions.
+    against 1.5 for 64 of 8 x 8. Branches that have to be copied side by side first gain below 32 channels only.
     """
     channels, pixels = map_BCHW.shape[1], map_BCHW.shape[2:].numel()
     if map_BCHW.dtype != torch.bfloat16 or map_BCHW.device.type != "cpu" or map_BCHW.stride(1) != 1:

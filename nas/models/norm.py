@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 LARGE_MAP = 2**18
 """Elements from which on the compiled kernels save time; below, it is lost in calling them."""
-WIDTH = 128
+WIDTH = 512
 """Channels from which on the kernels' inner loops are long enough; fewer are read as several pixels side by side."""
 
 
@@ -136,9 +136,9 @@ def _transformed(
 
 
 def bits_of(x_BCHW: Tensor, *shape: int) -> NDArray[np.int16]:
-    """The bits of a channels_last map of bfloat16 in another shape, its own memory."""
-    bits: NDArray[np.int16] = x_BCHW.detach().permute(0, 2, 3, 1).view(torch.int16).view(shape).numpy()
-    return bits
+    """The bits of a channels_last map of bfloat16 in another shape, its own memory; where no gradients are recorded."""
+    bits_BHWC: NDArray[np.int16] = x_BCHW.view(torch.int16).numpy().transpose(0, 2, 3, 1)
+    return bits_BHWC.reshape(shape)
 
 
 def _pixels(x_BCHW: Tensor) -> NDArray[np.int16]:
