@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from nas.arch import Architecture
 from nas.data import ImageData, Split
 from nas.models import build
-from nas.models.layers import Conv2d
+from nas.models.conv import Conv2d
 from nas.models.mixers import SelectiveKernelMixer, SplitAttentionMixer
 from nas.train import Recipe
 from nas.train.schedule import learning_rate

@@ -74,7 +74,7 @@ SMALL = NETWORKS | MIXED
 def assert_equals_the_searched_network(arch: Architecture, dtype: torch.dtype, tolerance: float, side: int) -> None:
     """Keys, shapes and order of the weights; outputs in eval mode; outputs and new statistics in train mode.
 
-    In train mode the searched network rounds otherwise in float32 (`nas.models.layers.SMALL_MAP`), which batch norm
+    In train mode the searched network rounds otherwise in float32 (`nas.models.conv`), which batch norm
     over the vectors of fewer images than these eight would magnify.
     """
     searched = lively(arch, dtype=dtype)

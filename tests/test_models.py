@@ -17,12 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nas.arch import Architecture, Conv, Gate, Kernel, Mixer, SelectiveKernel, SplitAttention
 from nas.device import Precision, autocast
-from nas.models import build, mixers
+from nas.models import build
 from nas.models.blocks import ResidualBlock
+from nas.models.conv import Conv2d
 from nas.models.gates import build_gate
-from nas.models.layers import Conv2d, avd_pool, global_mean, shortcut_pool
+from nas.models.layers import avd_pool, global_mean, shortcut_pool
 from nas.models.mixers import MIXERS as MIXER_MODULES
-from nas.models.mixers import AttentionMixer, HybridMixer, build_mixer, weighted_sum, weighted_sum_as_product
+from nas.models.mixers import AttentionMixer, HybridMixer, build_mixer
 
 BATCH = 3
 seeds = st.integers(0, 2**31)
@@ -199,76 +200,6 @@ def test_one_vector_added_to_the_logits_of_all_branches_changes_nothing(
     shift_KMc = _image(seed, groups, 1, channels // groups).expand(-1, mixer.branches, -1)
     module.fc2.bias.data += shift_KMc.flatten()
     _assert_equal(module(x_BCHW), before)
-
-
-@some
-@given(seed=seeds, branches=st.integers(1, 4), channels=st.integers(1, 5), side=sides)
-def test_the_weighted_sum_of_branches_is_a_product_of_matrices(
-    seed: int, branches: int, channels: int, side: tuple[int, int]
-) -> None:
-    """With the same gradients; the weights add up to 1."""
-    maps = _image(seed, BATCH, branches * channels, *side).contiguous(memory_format=torch.channels_last)
-    logits = _image(seed + 1, BATCH, branches, channels, 1, 1)
-    given_g = _image(seed + 2, BATCH, channels, *side)
-    found = []
-    for form in (weighted_sum_as_product, lambda x, a: weighted_sum(x.chunk(branches, dim=1), a.unbind(1))):
-        leaves = maps.clone().requires_grad_(), logits.clone().requires_grad_()
-        y_BCHW = form(leaves[0], leaves[1].softmax(dim=1))
-        torch.autograd.backward(y_BCHW, given_g)
-        found.append((y_BCHW.detach(), *(leaf.grad for leaf in leaves)))
-    for product, plain in zip(*found, strict=True):
-        _assert_equal(product, plain)
-
-
-@pytest.mark.parametrize(
-    ("name", "training", "precision", "used"),
-    [
-        ("bottleneck split r2", True, "bf16", True),
-        ("bottleneck hybrid r4", True, "bf16", True),
-        ("bottleneck sk", True, "bf16", True),
-        ("bottleneck split r2", False, "bf16", True),
-        ("bottleneck split r2", True, "fp32", False),
-    ],
-)
-def test_attention_is_a_product_in_trainings_in_bfloat16(
-    name: str, training: bool, precision: Precision, used: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And not in a network of bfloat16, as it may be exported or timed."""
-    calls: list[torch.dtype] = []
-    form = mixers.weighted_sum_as_product
-
-    def noted(maps_BDHW: Tensor, weights_BMC11: Tensor) -> Tensor:
-        calls.append(maps_BDHW.dtype)
-        return form(maps_BDHW, weights_BMC11)
-
-    monkeypatch.setattr(mixers, "weighted_sum_as_product", noted)
-    module = _channels_last(build(NETWORKS[name])).train(training)
-    with autocast(torch.device("cpu"), precision):
-        module(torch.randn(BATCH, 3, 16, 16).contiguous(memory_format=torch.channels_last))
-    assert set(calls) == ({torch.bfloat16} if used else set())
-    calls.clear()
-    module.bfloat16()(torch.randn(BATCH, 3, 16, 16).bfloat16().contiguous(memory_format=torch.channels_last))
-    assert calls == []
-
-
-@pytest.mark.parametrize(
-    ("channels", "side", "abreast", "amx", "used"),
-    [
-        (8, 3, True, False, True),
-        (8, 2, True, True, False),
-        (8, 2, False, False, True),
-        (32, 9, False, True, False),
-        (32, 9, True, True, True),
-        (32, 9, True, False, False),
-    ],
-)
-def test_attention_is_a_product_where_it_gains(
-    channels: int, side: int, abreast: bool, amx: bool, used: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mixers, "has_amx", lambda: amx)
-    map_BCHW = torch.zeros(2, channels, side, side, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
-    assert mixers._gains_as_product(map_BCHW, abreast) == used
-    assert not mixers._gains_as_product(map_BCHW.contiguous(), abreast)
 
 
 @some
@@ -569,47 +500,6 @@ def test_zero_initialised_residual_blocks_begin_as_their_shortcut(arch: Architec
         _assert_equal(block(x_BCHW), block.shortcut(x_BCHW).relu())
         x_BCHW = block(x_BCHW)
     assert all(block.post.bn.weight.min() == 1 for block in _blocks(arch))
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("shape", [(4, 6, 1, 1), (3, 5, 4, 2), (2, 64, 192, 192)], ids=["vectors", "small", "large"])
-def test_a_1x1_convolution_in_training_is_the_one_of_evaluation(
-    shape: tuple[int, ...], bias: bool, stride: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A small one is computed in another way."""
-    products: list[tuple[int, ...]] = []
-    linear = nn.functional.linear
-
-    def spy(x: Tensor, *weights: Tensor) -> Tensor:
-        products.append(x.shape)
-        return linear(x, *weights)
-
-    monkeypatch.setattr(nn.functional, "linear", spy)
-    torch.manual_seed(0)
-    conv = _channels_last(Conv2d(shape[1], 7, stride=stride, bias=bias))
-    x_BCHW = torch.randn(shape).contiguous(memory_format=torch.channels_last).requires_grad_()
-    found = {}
-    for training in (True, False):
-        conv.train(training).zero_grad()
-        y_BCHW = conv(x_BCHW)
-        x_BCHW.grad = None
-        (y_BCHW * torch.linspace(-1, 1, y_BCHW.numel()).view_as(y_BCHW)).sum().backward()
-        found[training] = [y_BCHW, x_BCHW.grad, *(parameter.grad for parameter in conv.parameters())]
-        assert len(products) == (shape[1] < 64), "once if small, and not in evaluation"
-    for fast, plain in zip(found[True], found[False], strict=True):
-        torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5 * float(plain.detach().abs().max()))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_a_1x1_convolution_stays_one_where_it_gains_nothing(
-    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(nn.functional, "linear", None)
-    conv = Conv2d(6, 7).to(dtype)
-    assert conv(torch.ones(4, 6, 2, 2, dtype=dtype).contiguous(memory_format=torch.channels_last)).dtype == dtype
-    grouped = Conv2d(6, 4, groups=2)
-    assert grouped(torch.ones(4, 6, 1, 1)).shape == (4, 4, 1, 1)
 
 
 def test_convolutions_begin_with_he_normal_weights() -> None:

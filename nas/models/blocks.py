@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from nas.arch import Avd, BlockSpec, Kernel
+from nas.models.conv import POINT
 from nas.models.gates import build_gate
-from nas.models.layers import POINT, ConvBN, avd_pool, shortcut_pool
+from nas.models.layers import ConvBN, avd_pool, shortcut_pool
 from nas.models.mixers import build_mixer
 
 POST_KERNEL = {"bottleneck": POINT, "basic": Kernel(3)}

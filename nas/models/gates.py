@@ -10,7 +10,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from nas.arch import Gate
-from nas.models.layers import Conv2d, global_mean, no_autocast
+from nas.models.conv import Conv2d
+from nas.models.layers import global_mean, no_autocast
 
 
 class ChannelGate(nn.Module):

@@ -157,9 +157,10 @@ def norm_plane(sums_2W: Sums, pixels: int, weight_C: Floats, seen_3C: Sums) -> t
 def _over_pixels(sums_2W: Sums, channels: int) -> Sums:
     """Sums of pixels that lie side by side, (2, W) to (2, C)."""
     total = np.zeros((2, channels))
-    for w in range(sums_2W.shape[1]):
-        total[0, w % channels] += sums_2W[0, w]
-        total[1, w % channels] += sums_2W[1, w]
+    for start in range(0, sums_2W.shape[1], channels):
+        for c in range(channels):
+            total[0, c] += sums_2W[0, start + c]
+            total[1, c] += sums_2W[1, start + c]
     return total
 
 
@@ -167,6 +168,7 @@ def _over_pixels(sums_2W: Sums, channels: int) -> Sums:
 def abreast(values_C: Sums, width: int) -> Floats:
     """Each channel's value, as often as pixels lie side by side."""
     repeated = np.empty(width, np.float32)
-    for w in range(width):
-        repeated[w] = values_C[w % len(values_C)]
+    for start in range(0, width, len(values_C)):
+        for c in range(len(values_C)):
+            repeated[start + c] = values_C[c]
     return repeated

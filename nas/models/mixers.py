@@ -9,12 +9,14 @@ H and W space.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from nas.arch import Conv, Mixer, SelectiveKernel, SplitAttention
-from nas.models.layers import NARROW, Conv2d, ConvBN, gains_in_one, global_mean, has_amx, join_groups, no_autocast
+from nas.models.conv import Conv2d, has_amx, is_at_hand, join_groups
+from nas.models.layers import NARROW, ConvBN, global_mean, no_autocast
 from nas.models.norm import BatchNorm2d
 
 
@@ -163,8 +165,8 @@ class HybridMixer(SplitAttentionMixer):
             self.add_module(f"conv{r}", conv)
 
     def convolve(self, x_BCHW: Tensor) -> Tensor:
-        convs = [self.get_submodule(f"conv{r}") for r in range(self.branches)]
-        if self.training and x_BCHW.shape[1] <= FEW and gains_in_one(x_BCHW):
+        convs = [cast(Conv2d, self.get_submodule(f"conv{r}")) for r in range(self.branches)]
+        if self.training and x_BCHW.shape[1] <= FEW and is_at_hand(x_BCHW):
             return _convolved_as_one(x_BCHW, convs)
         parts = x_BCHW.chunk(self.branches, dim=1)
         return torch.cat([conv(part) for conv, part in zip(convs, parts, strict=True)], dim=1)
@@ -177,18 +179,18 @@ float32 1.8 and 1.3 (8 x 8); over 32 channels of 8 x 8 3.0 and 3.5."""
 
 
 def _convolved_as_one(x_BCHW: Tensor, convs: Sequence[Conv2d]) -> Tensor:
-    """The convolutions of the parts of x, side by side: kernels in the middle of the largest one's size."""
-    size = max(conv.dilation[0] * (conv.kernel_size[0] - 1) + 1 for conv in convs)
+    """The convolutions of the parts of x, side by side: kernels in the middle of the largest one's reach."""
+    reach = max(conv.kernel.reach for conv in convs)
     weights = []
     for conv in convs:
-        edge, taps = size // 2 - conv.padding[0], conv.dilation[0]
-        wide = conv.weight.new_zeros(*conv.weight.shape[:2], size, size)
-        wide[:, :, edge : size - edge : taps, edge : size - edge : taps] = conv.weight
+        edge, taps = (reach - conv.kernel.reach) // 2, conv.kernel.dilation
+        wide = conv.weight.new_zeros(*conv.weight.shape[:2], reach, reach)
+        wide[:, :, edge : reach - edge : taps, edge : reach - edge : taps] = conv.weight
         weights.append(wide)
     groups = sum(conv.groups for conv in convs)
     joined = groups if x_BCHW.dtype == torch.bfloat16 else 1
     weight = join_groups(torch.cat(weights).to(x_BCHW.dtype), groups, joined)
-    return nn.functional.conv2d(x_BCHW, weight, None, convs[0].stride, size // 2, groups=groups // joined)
+    return nn.functional.conv2d(x_BCHW, weight, None, convs[0].stride, reach // 2, groups=groups // joined)
 
 
 def _conv(mixer: Conv, in_channels: int, channels: int, *, stride: int, cardinality: int) -> nn.Module:

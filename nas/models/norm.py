@@ -51,7 +51,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         return scale_C, bias_C - scale_C * mean_C
 
     def track(self, mean_C: NDArray[np.float64], variance_C: NDArray[np.float64], count: int) -> None:
-        """Let the running statistics see a batch's of `count` values, the unbiased variance among them, as torch does."""
+        """Let the running statistics see those of a batch of `count` values, the variance unbiased, as torch does."""
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         weight = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
