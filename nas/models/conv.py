@@ -7,7 +7,6 @@ and for channels_last maps: what is evaluated, counted and exported is a convolu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -128,8 +127,9 @@ def join_groups(weight_OcHW: Tensor, groups: int, joined: int) -> Tensor:
     return torch.diag_embed(weight_GocHWJ, dim1=1, dim2=3).flatten(3, 4).flatten(0, 2)
 
 
-@cache
 def has_amx() -> bool:
     """Whether this processor multiplies matrices of bfloat16."""
-    found: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 may lack it
-    return bool(found.get("amx_bf16"))
+    return bool(_CAPABILITIES.get("amx_bf16"))
+
+
+_CAPABILITIES: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 may lack it
