@@ -359,10 +359,10 @@ def test_attention_is_a_product_where_it_gains(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_they_stand_in_the_way_of_no_compiler(precision: Precision) -> None:
     """Without a warning, and with the same numbers."""
-    torch.compiler.reset()  # type: ignore[no-untyped-call]
+    torch.compiler.reset()
     network = build(NETWORKS["cardinality 2, hybrid"]).to(memory_format=CHANNELS_LAST)  # type: ignore[call-overload]
     x_BCHW = _image(0, BATCH, 3, 16, 16, dtype=torch.float32)
-    compiled = torch.compile(network, backend="eager")
+    compiled: Callable[[Tensor], Tensor] = torch.compile(network, backend="eager")
     with autocast(torch.device("cpu"), precision):
         torch.testing.assert_close(compiled(x_BCHW), network(x_BCHW))
-    torch.compiler.reset()  # type: ignore[no-untyped-call]
+    torch.compiler.reset()
