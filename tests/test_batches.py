@@ -16,10 +16,13 @@ from torch import Tensor
 
 from nas.data import Split, batches
 from nas.data.batches import (
+    LONG,
+    SHORT,
     DeviceImages,
     Draw,
     Normalise,
     StreamedImages,
+    _moves,
     _one_ahead,
     _pixel_rows,
     draw,
@@ -275,12 +278,30 @@ def test_rows_choose_and_order_the_images_of_a_pool(tmp_path: Path) -> None:
 def test_a_table_of_more_than_two_thousand_million_pixels_is_addressed_rightly() -> None:
     """The last image of 2^29 of 2 x 2 pixels, as it is and cropped beyond its lower right corner."""
     black = 2**31
-    rows = _pixel_rows(
-        2,
-        torch.tensor([2**29 - 1] * 2),
-        torch.tensor([0, 1]),
-        torch.tensor([0, 1]),
-        torch.zeros(2, dtype=torch.bool),
-        black,
-    )
+    move = (torch.tensor([0, 1]), torch.tensor([0, 1]), torch.zeros(2, dtype=torch.bool))
+    [(line_BH, column_BW)] = _moves(2, [move], LONG)
+    rows = _pixel_rows(2, torch.tensor([2**29 - 1] * 2), line_BH, column_BW, black)
     assert rows.tolist() == [[[black - 4, black - 3], [black - 2, black - 1]], [[black - 1, black], [black, black]]]
+
+
+@pytest.mark.parametrize(("outside", "dtype"), [(SHORT, torch.int32), (LONG, torch.int64)])
+def test_rows_outside_the_image_are_black_in_the_largest_table(outside: int, dtype: torch.dtype) -> None:
+    """Whatever its place: nothing overflows."""
+    black = min(outside, 2**40) - 1
+    move = (torch.tensor([-1, 0, 2]), torch.tensor([-1, 2, 0]), torch.tensor([False, True, False]))
+    [(line_BH, column_BW)] = _moves(2, [move], outside)
+    assert line_BH.dtype == column_BW.dtype == dtype
+    last = black // 4 - 1
+    rows = _pixel_rows(2, torch.tensor([last] * 3), line_BH, column_BW, black)
+    assert rows.tolist() == [[[black, black], [black, 4 * last]], [[black, black]] * 2, [[black, black]] * 2]
+
+
+@pytest.mark.parametrize("steps", [1, 31, 32, 33, 70])
+def test_moves_are_those_of_their_batch_however_many_there_are(steps: int) -> None:
+    drawn = draw(3 * steps + 1, crop_padding=2, horizontal_flip=True, generator=seeded(0))
+    parts = list(zip(*(choice.tensor_split(steps) for choice in (drawn.top, drawn.left, drawn.flip)), strict=True))
+    together = list(_moves(4, parts, SHORT))
+    assert len(together) == steps
+    for part, (line_BH, column_BW) in zip(parts, together, strict=True):
+        [(alone_BH, alone_BW)] = _moves(4, [part], SHORT)
+        assert torch.equal(line_BH, alone_BH) and torch.equal(column_BW, alone_BW)

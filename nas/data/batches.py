@@ -11,11 +11,11 @@ Letters in shapes: N images, P = N * S * S + 1 pixels, B batch, C channels, S = 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 
 import numpy as np
 import torch
@@ -199,12 +199,15 @@ def train_batches(
     steps = steps_per_epoch(len(images), batch_size)
     assert 0 <= first <= steps
     moved = drawn.to(images.device)
-    parts = (choice.tensor_split(steps)[first:] for choice in (moved.order, moved.top, moved.left, moved.flip))
+    orders, *choices = (
+        choice.tensor_split(steps)[first:]
+        for choice in (moved.order, moved.top - crop_padding, moved.left - crop_padding, moved.flip)
+    )
+    outside = SHORT if len(images) * images.size**2 < SHORT else LONG
     tables = images.tables(drawn.order.tensor_split(steps)[first:])
-    for (table_PC, place_B), order_B, top_B, left_B, flip_B in zip(tables, *parts, strict=True):
-        rows_BHW = _pixel_rows(
-            images.size, place_B, top_B - crop_padding, left_B - crop_padding, flip_B, len(table_PC) - 1
-        )
+    moves = _moves(images.size, zip(*choices, strict=True), outside)
+    for (table_PC, place_B), order_B, (line_BH, column_BW) in zip(tables, orders, moves, strict=True):
+        rows_BHW = _pixel_rows(images.size, place_B, line_BH, column_BW, len(table_PC) - 1)
         pixels_PC = table_PC.index_select(0, rows_BHW.view(-1))
         yield _image(pixels_PC, images.size, factor, shift), images.labels_N[order_B]
 
@@ -216,18 +219,36 @@ def plain_batches(images: Images, normalise: Normalise, *, batch_size: int) -> I
         yield _image(pixels_PC, images.size, factor, shift), images.labels_N[start : start + batch_size]
 
 
-def _pixel_rows(size: int, place_B: Tensor, down_B: Tensor, right_B: Tensor, flip_B: Tensor, black: int) -> Tensor:
-    """(B, H, W): for each output pixel its row in the pixel table, the last row `black` outside the image.
+SHORT, LONG = 2**29, 2**60
+"""What stands for a line or column outside the image, more than any pixel's row: two of them and a row make no overflow
+of 32 bits, or of 64."""
+AHEAD = 32
+"""Batches whose moves are computed together: one by one, a dozen small operations took a tenth of a batch's time."""
 
-    Lines and columns outside count as `black`, so the sum is at least that much, and is cut down to it.
-    """
-    dtype = torch.int32 if 2 * black < 2**31 else torch.int64
-    line = torch.arange(size, device=place_B.device)
-    y_BH = line + down_B[:, None]
-    x_BW = torch.where(flip_B[:, None], size - 1 - line, line) + right_B[:, None]
-    first_BH = torch.where((y_BH >= 0) & (y_BH < size), place_B[:, None] * size**2 + y_BH * size, black).to(dtype)
-    after_BW = torch.where((x_BW >= 0) & (x_BW < size), x_BW, black).to(dtype)
-    return (first_BH[:, :, None] + after_BW[:, None, :]).clamp_(max=black)
+
+def _moves(size: int, parts: Iterable[tuple[Tensor, Tensor, Tensor]], outside: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each part, crop offsets down and right and flips (B): what the lines (B, H) and the columns (B, W) of its
+    outputs add to the row of an image's first pixel, `outside` for those outside the image."""
+    rest = iter(parts)
+    while block := list(islice(rest, AHEAD)):
+        down_N, right_N, flip_N = (torch.cat(choice) for choice in zip(*block, strict=True))
+        line = torch.arange(size, device=down_N.device)
+        y_NH = line + down_N[:, None]
+        x_NW = torch.where(flip_N[:, None], size - 1 - line, line) + right_N[:, None]
+        line_NH, column_NW = (
+            torch.where((place >= 0) & (place < size), place * step, outside).to(
+                torch.int32 if outside == SHORT else torch.int64
+            )
+            for place, step in ((y_NH, size), (x_NW, 1))
+        )
+        counts = [len(down_B) for down_B, _, _ in block]
+        yield from zip(torch.split(line_NH, counts), torch.split(column_NW, counts), strict=True)
+
+
+def _pixel_rows(size: int, place_B: Tensor, line_BH: Tensor, column_BW: Tensor, black: int) -> Tensor:
+    """(B, H, W): for each output pixel its row in the pixel table, the last row `black` outside the image."""
+    first_BH = (place_B * size**2).to(line_BH.dtype)[:, None] + line_BH
+    return (first_BH[:, :, None] + column_BW[:, None, :]).clamp_(max=black)
 
 
 def _image(pixels_PC: Tensor, size: int, factor_L: Tensor, shift_L: Tensor) -> Tensor:
