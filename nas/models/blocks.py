@@ -57,8 +57,7 @@ class ResidualBlock(nn.Module):
         shortcut_BCHW: Tensor = self.shortcut(x_BCHW)
         if not self.gated:
             return self.post(t_BCHW, shortcut_BCHW)  # type: ignore[no-any-return]
-        t_BCHW = self.gate(self.post(t_BCHW)) + shortcut_BCHW
-        return t_BCHW.relu()
+        return self.gate.with_sum(self.post(t_BCHW), shortcut_BCHW)  # type: ignore[no-any-return, operator]
 
 
 def _pool(block: BlockSpec, place: Avd) -> nn.Module:

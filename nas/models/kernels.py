@@ -114,6 +114,54 @@ def gradient(x_NC: Bits, g_NC: Bits, plane: Plane, line: Line | None, out_NC: Bi
 
 
 @_compiled
+def gated(x_BLW: Bits, scale_BC: Floats, added_BLW: Bits, y_BLW: Bits) -> None:
+    """y = relu(scale x + added); L lines an image, of W = C or some pixels' channels."""
+    images, lines, width = x_BLW.shape
+    for b in range(images):
+        scale_W = abreast(scale_BC[b], width)
+        for n in range(lines):
+            x_W, added_W, y_W = x_BLW[b, n], added_BLW[b, n], y_BLW[b, n]
+            for w in range(width):
+                y = _wide(x_W[w]) * scale_W[w] + _wide(added_W[w])
+                if y <= 0:
+                    y = np.float32(0)
+                y_W[w] = _narrow(y)
+
+
+@_compiled
+def gated_gradient(
+    x_BLW: Bits, scale_BC: Floats, y_BLW: Bits, g_BLW: Bits, of_x_BLW: Bits, of_added_BLW: Bits
+) -> Floats:
+    """The gradients of `gated`, that of the scale returned (B, C); g counts where y is above 0."""
+    images, lines, width = x_BLW.shape
+    channels = scale_BC.shape[1]
+    of_scale_BC = np.zeros((images, channels), np.float32)
+    sum_W = np.empty(width, np.float32)
+    for b in range(images):
+        scale_W = abreast(scale_BC[b], width)
+        sum_W[:] = 0
+        for n in range(lines):
+            x_W, y_W, g_W, of_x_W, of_added_W = (
+                x_BLW[b, n],
+                y_BLW[b, n],
+                g_BLW[b, n],
+                of_x_BLW[b, n],
+                of_added_BLW[b, n],
+            )
+            for w in range(width):
+                g = _wide(g_W[w])
+                if _wide(y_W[w]) <= 0:
+                    g = np.float32(0)
+                of_added_W[w] = _narrow(g)
+                of_x_W[w] = _narrow(scale_W[w] * g)
+                sum_W[w] += g * _wide(x_W[w])
+        for start in range(0, width, channels):
+            for c in range(channels):
+                of_scale_BC[b, c] += sum_W[start + c]
+    return of_scale_BC
+
+
+@_compiled
 def norm_line(sums_2W: Sums, pixels: int, weight_C: Floats, bias_C: Floats, eps: float) -> tuple[Sums, Line]:
     """BN(x) from the sums of x and its squares, side by side or not: m, 1 / sqrt(v + eps), v (3, C); and its line.
 

@@ -141,8 +141,19 @@ def bits_of(x_BCHW: Tensor, *shape: int) -> NDArray[np.int16]:
     return bits_BHWC.reshape(shape)
 
 
+def lines_of(x_BCHW: Tensor) -> NDArray[np.int16]:
+    """The bits of a map: images x lines x W, W some pixels' channels side by side."""
+    pixels, channels = x_BCHW.shape[2:].numel(), x_BCHW.shape[1]
+    return bits_of(x_BCHW, len(x_BCHW), -1, channels * _abreast(pixels, channels))
+
+
 def _pixels(x_BCHW: Tensor) -> NDArray[np.int16]:
     """The bits of a map: pixels x channels, or several pixels side by side."""
     pixels, channels = x_BCHW.numel() // x_BCHW.shape[1], x_BCHW.shape[1]
-    abreast = max(WIDTH // channels, 1)
-    return bits_of(x_BCHW, -1, channels * (abreast if pixels % abreast == 0 else 1))
+    return bits_of(x_BCHW, -1, channels * _abreast(pixels, channels))
+
+
+def _abreast(pixels: int, channels: int) -> int:
+    """How many pixels are read side by side."""
+    count = max(WIDTH // channels, 1)
+    return count if pixels % count == 0 else 1
