@@ -305,3 +305,11 @@ def test_moves_are_those_of_their_batch_however_many_there_are(steps: int) -> No
     for part, (line_BH, column_BW) in zip(parts, together, strict=True):
         [(alone_BH, alone_BW)] = _moves(4, [part], SHORT)
         assert torch.equal(line_BH, alone_BH) and torch.equal(column_BW, alone_BW)
+
+
+def test_a_split_of_more_pixels_than_fit_is_addressed_by_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "SHORT", 2**5)
+    split = random_split(9, 4)
+    drawn = draw(9, crop_padding=3, horizontal_flip=True, generator=seeded(0))
+    got, _ = epoch(split, drawn, padding=3)
+    assert np.abs(got - slow_reference(split, drawn, 3)).max() < 1e-3
