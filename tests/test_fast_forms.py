@@ -104,7 +104,7 @@ def test_joined_groups_are_the_same_convolution(
 def test_groups_are_joined_until_they_are_full(
     channels: tuple[int, int], groups: int, stride: int, bf16: int, fp32: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conv, "has_amx", lambda: True)
+    monkeypatch.setattr(conv, "HAS_AMX", True)
     module = Conv2d(*channels, K3, stride=stride, groups=groups)
     x = _image(0, 2, channels[0], 3, 4, dtype=torch.bfloat16)
     assert groups_to_join(module, x) == bf16
@@ -115,7 +115,7 @@ def test_groups_are_joined_until_they_are_full(
         == groups_to_join(module, x.double())
         == 1
     )
-    monkeypatch.setattr(conv, "has_amx", lambda: False)
+    monkeypatch.setattr(conv, "HAS_AMX", False)
     assert groups_to_join(module, x) == 1
 
 
@@ -215,7 +215,7 @@ def test_a_1x1_convolution_is_a_product_where_it_gains(
     dtype: torch.dtype, channels: int, side: int, amx: bool, used: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In bfloat16 where an image has no more pixels than channels."""
-    monkeypatch.setattr(conv, "has_amx", lambda: amx)
+    monkeypatch.setattr(conv, "HAS_AMX", amx)
     x_BCHW = torch.zeros(2, channels, side, side, dtype=dtype).contiguous(memory_format=CHANNELS_LAST)
     assert conv._gains_as_matrix(x_BCHW, channels) == used
     assert not conv._gains_as_matrix(x_BCHW.contiguous(), channels)
@@ -247,7 +247,7 @@ def test_a_hybrid_of_few_channels_is_one_convolution_in_training(
     convolutions: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(conv, "has_amx", lambda: True)
+    monkeypatch.setattr(conv, "HAS_AMX", True)
     module = _hybrid(kernels, 8, stride, cardinality).to(dtype)
     names = [f"conv{r}.weight" for r in range(len(kernels))]
     x = _image(0, BATCH, 8, 9, 7, dtype=dtype)
@@ -296,7 +296,7 @@ def test_the_weighted_sum_of_branches_is_a_product_of_matrices(
 ) -> None:
     """With the same gradients; the weights add up to 1."""
     maps = _image(seed, BATCH, branches * channels, *side)
-    logits = torch.randn(BATCH, branches, channels, 1, 1, dtype=torch.float64)
+    logits = _image(seed + 1, BATCH, branches, channels, 1, 1)
     product = _with_gradients(lambda x, a: weighted_sum_as_product(x, a.softmax(dim=1)), maps, logits)
     plain = _with_gradients(
         lambda x, a: weighted_sum(x.chunk(branches, dim=1), a.softmax(dim=1).unbind(1)), maps, logits
@@ -349,7 +349,7 @@ def test_attention_is_a_product_in_trainings_in_bfloat16(
 def test_attention_is_a_product_where_it_gains(
     channels: int, side: int, abreast: bool, amx: bool, used: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mixers, "has_amx", lambda: amx)
+    monkeypatch.setattr(mixers, "HAS_AMX", amx)
     map_BCHW = torch.zeros(2, channels, side, side, dtype=torch.bfloat16).contiguous(memory_format=CHANNELS_LAST)
     assert mixers._gains_as_product(map_BCHW, abreast) == used
     assert not mixers._gains_as_product(map_BCHW.contiguous(), abreast)

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from nas.arch import Kernel
 
 POINT = Kernel(1)
+_CAPABILITIES: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 may lack it
+HAS_AMX = bool(_CAPABILITIES.get("amx_bf16"))
+"""Whether this processor multiplies matrices of bfloat16; a constant, as torch.compile cannot ask."""
 SMALL_MAP = 2**20
 """Elements up to which a CPU multiplies matrices faster than oneDNN sets up a 1x1 convolution and its gradients.
 
@@ -92,7 +95,7 @@ def _gains_as_matrix(x_BCHW: Tensor, out_channels: int) -> bool:
 
 def is_at_hand(x_BCHW: Tensor) -> bool:
     """A map on a CPU in the layout and precision of its fast code."""
-    fit = x_BCHW.dtype == torch.float32 or (x_BCHW.dtype == torch.bfloat16 and has_amx())
+    fit = x_BCHW.dtype == torch.float32 or (x_BCHW.dtype == torch.bfloat16 and HAS_AMX)
     return fit and x_BCHW.device.type == "cpu" and x_BCHW.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -123,13 +126,7 @@ def groups_to_join(conv: nn.Conv2d, x_BCHW: Tensor) -> int:
 
 def join_groups(weight_OcHW: Tensor, groups: int, joined: int) -> Tensor:
     """The weights of the same convolution with groups / joined groups: O x (c * joined) x H x W, zeros between them."""
+    if joined == 1:
+        return weight_OcHW
     weight_GocHWJ = torch.unflatten(weight_OcHW, 0, (groups // joined, joined, -1)).movedim(1, -1)
     return torch.diag_embed(weight_GocHWJ, dim1=1, dim2=3).flatten(3, 4).flatten(0, 2)
-
-
-def has_amx() -> bool:
-    """Whether this processor multiplies matrices of bfloat16."""
-    return bool(_CAPABILITIES.get("amx_bf16"))
-
-
-_CAPABILITIES: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 may lack it

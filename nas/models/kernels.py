@@ -1,4 +1,4 @@
-"""Batch norm, sum and ReLU over maps of bfloat16 in as few passes over the memory as there can be; compiled by numba.
+"""Batch norm, gate, sum and ReLU over maps of bfloat16 in as few passes over the memory as can be; by numba.
 
 torch runs them one after another, each at the rate of the memory: they are more than half of a step of a network whose
 convolutions AMX computes. Shapes in names: N pixels of all images, C channels (or some pixels' channels side by side).

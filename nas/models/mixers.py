@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.arch import Conv, Mixer, SelectiveKernel, SplitAttention
-from nas.models.conv import Conv2d, has_amx, is_at_hand, join_groups
+from nas.models.conv import HAS_AMX, Conv2d, is_at_hand, join_groups
 from nas.models.layers import NARROW, ConvBN, global_mean, no_autocast
 from nas.models.norm import BatchNorm2d
 
@@ -93,7 +93,7 @@ def _gains_as_product(map_BCHW: Tensor, abreast: bool) -> bool:
         return False
     if not abreast:
         return channels < NARROW
-    return pixels > channels and (channels < NARROW or has_amx())
+    return pixels > channels and (channels < NARROW or HAS_AMX)
 
 
 class SelectiveKernelMixer(AttentionMixer):
@@ -152,6 +152,12 @@ class SplitAttentionMixer(AttentionMixer):
         return self.attend(v_BCHW.chunk(self.branches, dim=1), pooled_BRC11.sum(dim=1), v_BCHW)
 
 
+FEW = 16
+"""Channels up to which it is cheaper to pad the kernels of a hybrid with zeros than to take its splits apart and put
+them together again: 3x3 and 5x5 over 8 channels, a step apart and as one in bfloat16 3.1 and 1.6 ms (16 x 16), in
+float32 1.8 and 1.3 (8 x 8); over 32 channels of 8 x 8 3.0 and 3.5."""
+
+
 class HybridMixer(SplitAttentionMixer):
     """Split attention whose splits have different kernels (in none of the papers).
 
@@ -170,12 +176,6 @@ class HybridMixer(SplitAttentionMixer):
             return _convolved_as_one(x_BCHW, convs)
         parts = x_BCHW.chunk(self.branches, dim=1)
         return torch.cat([conv(part) for conv, part in zip(convs, parts, strict=True)], dim=1)
-
-
-FEW = 16
-"""Channels up to which it is cheaper to pad the kernels of a hybrid with zeros than to take its splits apart and put
-them together again: 3x3 and 5x5 over 8 channels, a step apart and as one in bfloat16 3.1 and 1.6 ms (16 x 16), in
-float32 1.8 and 1.3 (8 x 8); over 32 channels of 8 x 8 3.0 and 3.5."""
 
 
 def _convolved_as_one(x_BCHW: Tensor, convs: Sequence[Conv2d]) -> Tensor:

@@ -28,7 +28,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         found = kernels_for(x_BCHW, added_BCHW)
         if found is not None and self._may_be_fused:
             if not self.training:
-                line = tuple(found.abreast(each_C, _pixels(x_BCHW).shape[1]) for each_C in self._known_line())
+                width = _pixels(x_BCHW).shape[1]
+                line = tuple(found.abreast(each_C, width) for each_C in self._known_line())
                 return _transformed(found, x_BCHW, line, added_BCHW, relu)
             fused_BCHW: Tensor = _Fused.apply(x_BCHW, self.weight, self.bias, added_BCHW, relu, self, found)  # type: ignore[no-untyped-call]
             return fused_BCHW
