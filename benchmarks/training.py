@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -128,6 +129,12 @@ def ours(case: Case) -> float:
     return seconds
 
 
+def without_kernels(case: Case) -> float:
+    """Ours without the extra `cpu`; for a process that has not met the kernels."""
+    sys.modules["numba"] = None  # type: ignore[assignment]  # what an import makes of a missing package
+    return ours(case)
+
+
 def plain(case: Case) -> float:
     data, device = load(**case.data), resolve_device(case.device)
     return timed(
@@ -240,7 +247,7 @@ def _convolution(channels: int, side: int, batch: int, dtype: torch.dtype, devic
 
 
 ASKED: dict[str, Callable[[Case], float]] = {
-    work.__name__: work for work in (ours, plain, bare, our_pipeline, plain_pipeline, peak)
+    work.__name__: work for work in (ours, without_kernels, plain, bare, our_pipeline, plain_pipeline, peak)
 }
 
 
@@ -299,6 +306,7 @@ def main() -> None:
             "pipeline": lambda: pipeline([cases[f"{size} conv"] for size in SIZES], options.rounds),
             "overhead": lambda: overhead(cases, options.overhead_rounds),
             "packed": lambda: packed([cases[name] for name in PACKED], options.rounds, options.cores),
+            "kernels": lambda: kernels(chosen, options.rounds),
         }
         for name in options.tables.split(","):
             print("\n" + "\n".join(tables[name]()), flush=True)
@@ -307,7 +315,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--device", default="auto", help="[auto]")
-    parser.add_argument("--tables", default="trials,pipeline,overhead,packed", help="[all]")
+    parser.add_argument("--tables", default="trials,pipeline,overhead,packed", help="[all but kernels]")
     parser.add_argument("--sizes", default=",".join(SIZES), help="of the trials [all]")
     parser.add_argument("--rounds", type=int, default=5, help="[5]")
     parser.add_argument("--overhead-rounds", type=int, default=25, help="[25]")
@@ -444,6 +452,21 @@ def packed(cases: Sequence[Case], rounds: int, cores: int) -> list[str]:
         hourly = [spread([3600 / one for one in way], ".0f") for way in zip(*seconds, strict=True)]
         gains = [spread([row[index] / row[-1] for row in seconds], ".2f") for index in (0, 1)]
         lines.append("| " + " | ".join([case.name, *hourly, *gains]) + " |")
+    return lines
+
+
+def kernels(cases: Sequence[Case], rounds: int) -> list[str]:
+    """What the extra `cpu` gains."""
+    left, right = Side(1, keep=True), Side(1, keep=True)
+    lines = [
+        "**Whole trials without and with the compiled kernels, one thread a side**",
+        "",
+        "| network | MACs | without, images/s | with, images/s | times |",
+        "|---|---|---|---|---|",
+    ]
+    for case in cases:
+        pairs = alternate(left, "without_kernels", right, "ours", case, rounds)
+        lines.append(f"| {case.name} | {format_count(case.macs)} | {speeds(case, pairs)} |")
     return lines
 
 
