@@ -129,12 +129,14 @@ class Progress:
         return f"{finished} of {self._started.trials} trials{best}{remaining}"
 
 
-def _opening(event: Started) -> tuple[str, str]:
+def _opening(event: Started) -> tuple[str, ...]:
     caps = ", ".join(f"{name} <= {format_count(cap)}" for name, cap in event.caps.items()) or "no caps"
     done = f", {event.finished} of them done" if event.finished else ""
     return (
         f"space {event.space}: {event.networks:,} networks, {caps}; objectives {', '.join(event.objectives)}",
         f"{event.trials} trials of {_rungs(event.budgets)}, by {event.sampler}{done} -> {event.folder}",
+        f"trainings: {event.workers} at a time, in {event.precision}, on {event.device}",
+        *event.advice,
     )
 
 

@@ -282,13 +282,16 @@ def test_a_budget_may_be_given_in_steps(tmp_path: Path, capsys: pytest.CaptureFi
     assert "config.steps: 5 -> 6" in capsys.readouterr().err
 
 
-def test_the_precision_of_the_trainings_may_be_chosen(tmp_path: Path) -> None:
+def test_the_precision_of_the_trainings_may_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ("search", "--space", "tiny", "--trials", "1", "--train-images", "150", "--out", tmp_path)
     for name, words in (("own", ()), ("low", ("--precision", "bf16"))):
         assert run(*command, "--epochs", "1", "--device", "cpu", "--study", name, *words) == 0
     found = [json.loads((tmp_path / name / "trials/0/result.json").read_text()) for name in ("own", "low")]
     assert [result["precision"] for result in found] == ["fp32", "bf16"]
     assert found[0]["val_loss"] != found[1]["val_loss"]
+    said = capsys.readouterr().out
+    for name in ("fp32", "bf16"):
+        assert f"trainings: 1 at a time, in {name}, on {found[0]['device']}" in said
 
 
 def test_a_changed_space_is_refused_with_the_difference(

@@ -26,7 +26,9 @@ from nas.arch import Architecture
 from nas.cost.landscape import Landscape
 from nas.cost.latency import measure_latency
 from nas.data import ImageData, load
+from nas.device import device_name, resolve_device, resolve_precision
 from nas.executors import Executor, Result, Spec
+from nas.executors.advice import advice
 from nas.executors.own import given_or_own
 from nas.pareto import DIRECTIONS, costs_of, losses_from, non_dominated
 from nas.record import Run
@@ -41,7 +43,7 @@ from nas.search.samplers import Proposer, Setting, Shared, shared
 from nas.search.storage import Row, Store
 from nas.seeds import derived_seed
 from nas.space import Option, SearchSpace
-from nas.train import RECIPES, Recipe, budget_steps, recipe_for, resolve_device
+from nas.train import RECIPES, Recipe, budget_steps, recipe_for
 
 FORMAT = 1
 ATTEMPTS = 20
@@ -545,17 +547,23 @@ class _Search:
         self._on_event(Interrupted(tuple(sorted(self._under_way))))
 
     def _started(self) -> Started:
+        config, wanted = self._config, self._plan.recipe["precision"]
+        device = resolve_device(config.device)
         return Started(
-            study=self._config.study,
+            study=config.study,
             folder=self._run.folder,
             space=self._plan.space.name,
             networks=self._plan.space.size(),
-            objectives=self._config.objectives,
+            objectives=config.objectives,
             caps=self._plan.caps,
-            sampler=self._config.sampler,
+            sampler=config.sampler,
             budgets=self._plan.budgets,
-            trials=self._config.trials,
+            trials=config.trials,
             finished=self._finished,
+            device=device_name(device),
+            precision=resolve_precision(wanted, device),
+            workers=config.workers,
+            advice=advice(workers=config.workers, device=config.device, precision=wanted),
         )
 
     def _summary(self) -> Summary:

@@ -52,6 +52,12 @@ class Started:
     """Networks to train."""
     finished: int
     """Those already trained, to the first rung at least."""
+    device: str
+    """What people call it."""
+    precision: str
+    workers: int
+    advice: tuple[str, ...]
+    """What would make trainings by our own executors faster on this machine, in sentences."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,40 @@
+"""What a search says of a machine that could train faster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from nas.device import Precision
+from nas.executors import advice as module
+from nas.executors.advice import advice
+
+
+@pytest.fixture(autouse=True)
+def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "usable_cores", lambda: 4)
+    monkeypatch.setattr(module, "find_spec", lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("workers", "precision", "words"),
+    [
+        (1, "bf16", ["--workers 4"]),
+        (3, "fp32", ["--workers 4"]),
+        (4, "bf16", ['pip install "paretonest[cpu]"']),
+        (5, "bf16", ['pip install "paretonest[cpu]"']),
+        (4, "fp32", []),
+    ],
+)
+def test_idle_cores_come_first_then_the_extra_of_those_who_train_in_bf16(
+    workers: int, precision: Precision, words: Sequence[str]
+) -> None:
+    said = advice(workers=workers, device="cpu", precision=precision)
+    assert len(said) == len(words)
+    assert all(word in line for word, line in zip(words, said, strict=True))
+
+
+def test_who_has_the_extra_is_not_told_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: object() if name == "numba" else None)
+    assert advice(workers=4, device="cpu", precision="bf16") == ()
