@@ -170,7 +170,7 @@ def _bare(case: Case, data: ImageData, recipe: Recipe, device: torch.device) -> 
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm, foreach=True)
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         optimizer.step()
         loss_sum += loss.detach() * len(labels_B)
     float(loss_sum)

@@ -72,10 +72,11 @@ def recalibrate(
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain mean
     model.train()
     with torch.no_grad(), autocast(device, precision):
-        for x_BCHW, _ in batches:
+        for count, (x_BCHW, _) in enumerate(batches, start=1):
+            for norm in norms:
+                norm.momentum = 1 / count  # the plain mean; None would be it too, but reads a counter from the device
             model(x_BCHW)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -68,7 +68,7 @@ class Training:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if recipe.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.parameters, recipe.clip_norm, foreach=True)
+            nn.utils.clip_grad_norm_(self.parameters, recipe.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
