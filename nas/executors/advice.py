@@ -18,9 +18,7 @@ def advice(*, workers: int, device: str, precision: Precision) -> tuple[str, ...
         return ()
     most = cores if memory is None else min(cores, memory // WORKER_BYTES)
     if workers < most:
-        return (
-            f"faster: --workers {most}, a network on each core (on 2 cores 1.5 to 2 times as many in the same time)",
-        )
+        return (f"faster: --workers {most}, so many networks side by side (on 2 cores 1.5 to 2 times as many an hour)",)
     if workers >= cores and resolve_precision(precision, found) == "bf16" and find_spec("numba") is None:
         return ('faster: pip install "paretonest[cpu]" (on a CPU with AMX 1.1 to 1.5 times)',)
     return ()
