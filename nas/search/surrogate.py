@@ -36,7 +36,7 @@ class Prior(NamedTuple):
     high: float
 
 
-SCALE = Prior(np.log(5.0), 1.0, -3.0, 4.0)
+SCALE = Prior(np.log(1.5), 1.0, -3.0, 4.0)
 """Length scale of a gene whose extremes lie 1 apart."""
 SIGNAL = Prior(0.0, 1.0, -3.0, 3.0)
 """Variance of the function, the targets' own being 1."""
