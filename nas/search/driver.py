@@ -547,8 +547,8 @@ class _Search:
         self._on_event(Interrupted(tuple(sorted(self._under_way))))
 
     def _started(self) -> Started:
-        config, wanted = self._config, self._plan.recipe["precision"]
-        device = resolve_device(config.device)
+        config, device = self._config, resolve_device(self._config.device)
+        precision = resolve_precision(self._plan.recipe["precision"], device)
         return Started(
             study=config.study,
             folder=self._run.folder,
@@ -561,9 +561,9 @@ class _Search:
             trials=config.trials,
             finished=self._finished,
             device=device_name(device),
-            precision=resolve_precision(wanted, device),
+            precision=precision,
             workers=config.workers,
-            advice=advice(workers=config.workers, device=config.device, precision=wanted),
+            advice=advice(workers=config.workers, device=device, precision=precision),
         )
 
     def _summary(self) -> Summary:
