@@ -49,7 +49,7 @@ def test_the_posterior_is_that_of_scikit_learn() -> None:
 
 def test_the_gradient_is_that_of_the_loss() -> None:
     x_ND, y_N, gene_D = some(20)
-    priors = surrogate._priors(3)
+    priors = surrogate._priors(3, surrogate.SCALES[0])
     for theta in np.random.default_rng(0).normal(0, 0.7, size=(5, 5)):
         _, gradient = surrogate._loss(theta, x_ND, y_N, gene_D, priors)
         numeric = approx_fprime(theta, lambda t: surrogate._loss(t, x_ND, y_N, gene_D, priors)[0], 1e-6)
@@ -80,11 +80,48 @@ def test_what_is_left_out_is_foretold_by_the_others() -> None:
     ours = GaussianProcess(x_ND, y_N, gene_D, theta)
     noise = 0.05 + surrogate.JITTER
     covariance = ours._covariance(ours._scaled) + noise * np.eye(15)
+    density = 0.0
     for point, residual in enumerate(ours.left_out()):
         others = np.delete(np.arange(15), point)
         weights = np.linalg.solve(covariance[np.ix_(others, others)], covariance[others, point])
         variance = covariance[point, point] - covariance[point, others] @ weights
         assert residual == pytest.approx((y_N[point] - weights @ y_N[others]) / np.sqrt(variance), abs=1e-8)
+        density -= 0.5 * (residual**2 + np.log(variance))
+    assert ours.foretold() == pytest.approx(density, abs=1e-8)
+
+
+def slopes_and_bends(points: int, bends: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Six ordered genes of five options, of which the first `bends` go up and down and the others only up."""
+    rng = np.random.default_rng(0)
+    codes_NG = rng.integers(5, size=(points, 6))
+    x_ND, gene_D = embedded(codes_NG, [5] * 6, [True] * 6)
+    each_NG = np.where(np.arange(6) < bends, np.array([0.0, 1, 0, 1, 0])[codes_NG], x_ND)
+    return x_ND, each_NG.sum(axis=1) + 0.2 * rng.normal(size=points), gene_D
+
+
+@pytest.mark.parametrize(("bends", "expected"), [(0, 1), (6, 0)])
+def test_the_trials_decide_which_length_scales_are_expected(
+    bends: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x_ND, y_N, gene_D = slopes_and_bends(60, bends)
+    both = fit(x_ND, y_N, gene_D)
+    alone = []
+    for scale in surrogate.SCALES:
+        with monkeypatch.context() as only:
+            only.setattr(surrogate, "SCALES", (scale,))
+            alone.append(fit(x_ND, y_N, gene_D))
+    foretold = [GaussianProcess(x_ND, y_N, gene_D, theta).foretold() for theta in alone]
+    assert foretold[expected] > foretold[1 - expected] + 1
+    assert both.tolist() == pytest.approx(alone[expected].tolist(), abs=0.05)
+
+
+def test_many_points_are_fitted_from_what_few_say() -> None:
+    x_ND, y_N, gene_D = slopes_and_bends(2 * surrogate.FEW, 1)
+    theta = fit(x_ND, y_N, gene_D)
+    assert all(theta[0] < theta[gene] - 1 for gene in range(1, 6))
+    few = fit(x_ND[:50], y_N[:50], gene_D)
+    process, before = (GaussianProcess(x_ND, y_N, gene_D, one) for one in (theta, few))
+    assert process.foretold() > before.foretold()
 
 
 @pytest.mark.parametrize("targets", [np.zeros(6), np.full(6, 3.0)])
