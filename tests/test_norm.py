@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from architectures import NETWORKS
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -115,6 +115,7 @@ def _gate(seed: int, channels: int) -> ChannelGate:
     channels=st.integers(1, 140),
     side=st.tuples(st.integers(1, 9), st.integers(1, 9)),
 )
+@example(seed=944, images=1, channels=1, side=(1, 1))
 def test_the_kernels_gate_and_sum(seed: int, images: int, channels: int, side: tuple[int, int]) -> None:
     """relu(x . gate + added) of float64, but for the last rounding: values, gradients of both maps and the weights."""
     shape = (images, channels, *side)
@@ -134,7 +135,9 @@ def test_the_kernels_gate_and_sum(seed: int, images: int, channels: int, side: t
     assert y.dtype == torch.bfloat16 and y.stride() == x.grad.stride() == added.grad.stride() == x.stride()
     _close(y, line.detach().relu())
     assert exact_x.grad is not None
-    _close(x.grad, exact_x.grad, absolute=2 * ROUNDING * float(exact_x.grad.abs().max()))  # a sum of two in bfloat16
+    direct = g.double() * exact.scale(exact_x).detach()
+    terms = max(float(direct.abs().max()), float(exact_x.grad.abs().max()))
+    _close(x.grad, exact_x.grad, absolute=2 * ROUNDING * terms)  # a sum of two in bfloat16, which may cancel out
     _close(added.grad, exact_added.grad)
     for name, parameter in exact.named_parameters():
         _close(gate.get_parameter(name).grad, parameter.grad, absolute=1e-3)
