@@ -34,7 +34,7 @@ from scipy.special import log_ndtr, ndtr
 from scipy.stats import qmc
 
 from nas.search.startup import StartupSampler
-from nas.search.surrogate import Floats, GaussianProcess, Genes, embedded, fit
+from nas.search.surrogate import Floats, GaussianProcess, Genes, embedded, evenly_spaced, fit
 
 STARTUP_TRIALS = 6
 """Random trials before the first that is modelled."""
@@ -538,7 +538,7 @@ def _points(low_C: Floats, high_C: Floats) -> Floats:
 def _parameters(x_ND: Floats, accuracy_M: Floats, gene_D: Genes, memory: Memory) -> Floats:
     """Fitted to the first trials only, as many as the last refit had, so that they are a function of the history."""
     count = refitted_at(len(accuracy_M))
-    rows = np.unique(np.linspace(0, count - 1, min(count, FITTED)).astype(np.int64))
+    rows = evenly_spaced(count, FITTED)
     x, accuracy = x_ND[rows], accuracy_M[rows]
     digest = hashlib.sha256(x.tobytes() + accuracy.tobytes()).digest()
     return memory.once(digest, lambda: fit(x, LogRegret.of(accuracy).scaled(accuracy), gene_D))
@@ -558,4 +558,4 @@ def remembered(trials: int, accuracy_M: Floats) -> NDArray[np.int64]:
         return np.arange(trials)
     best = np.argsort(-accuracy_M, kind="stable")[: REMEMBERED // 2]
     spaced = np.setdiff1d(np.arange(trials), best)
-    return np.sort(np.concatenate([best, spaced[np.linspace(0, len(spaced) - 1, REMEMBERED // 2).astype(np.int64)]]))
+    return np.sort(np.concatenate([best, spaced[evenly_spaced(len(spaced), REMEMBERED // 2)]]))

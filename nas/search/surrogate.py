@@ -1,7 +1,8 @@
 """The surrogate of the accuracy: a Gaussian process over genes and logarithms of exact costs.
 
 Matern 5/2 with one length scale a gene (Rasmussen and Williams 2006, sections 2.2, 4.2.1 and 5.4.1); its parameters
-maximise the posterior under the priors below, so that a handful of trials cannot fit them to noise.
+maximise the posterior under the priors below, so that a handful of trials cannot fit them to noise; of two priors of
+the length scales, the trials choose one (section 5.4.2).
 
 Shapes in names: N or M points, D columns, G genes (a gene of k unordered options has k columns, all of one scale).
 """
@@ -68,13 +69,19 @@ def embedded(codes_NG: Genes, options: Sequence[int], ordered: Sequence[bool]) -
     return whole, np.repeat(np.arange(len(blocks)), [block.shape[1] for block in blocks])
 
 
+def evenly_spaced(points: int, at_most: int) -> NDArray[np.int64]:
+    """The rows of so many points, or of `at_most` of them from the first to the last."""
+    rows: NDArray[np.int64] = np.linspace(0, points - 1, min(points, at_most)).astype(np.int64)
+    return rows
+
+
 def fit(x_ND: Floats, y_N: Floats, gene_D: Genes) -> Floats:
     """The parameters (G + 2): logarithms of length scales, signal and noise variances.
 
     Of highest posterior density with each of `SCALES`, given `FEW` points; of these, those that foretell left-out
     points best, and from there on given all points.
     """
-    rows = np.unique(np.linspace(0, len(y_N) - 1, min(len(y_N), FEW)).astype(np.int64))
+    rows = evenly_spaced(len(y_N), FEW)
     few_ND, few_N = x_ND[rows], y_N[rows]
     genes = int(gene_D.max()) + 1
     start = _priors(genes, SCALES[0])[:, 0]  # from long scales on it would end where all is noise
