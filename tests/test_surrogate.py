@@ -122,6 +122,14 @@ def test_many_points_are_fitted_from_what_few_say() -> None:
     few = fit(x_ND[:50], y_N[:50], gene_D)
     process, before = (GaussianProcess(x_ND, y_N, gene_D, one) for one in (theta, few))
     assert process.foretold() > before.foretold()
+    rows = surrogate.evenly_spaced(len(y_N), surrogate.FEW)
+    started = fit(x_ND[rows], y_N[rows], gene_D)
+    target = (y_N - y_N.mean()) / y_N.std()
+    for scale in surrogate.SCALES:  # whichever was chosen, the one that all points say is more probable
+        priors = surrogate._priors(6, scale)
+        assert surrogate._loss(theta, x_ND, target, gene_D, priors)[0] < (
+            surrogate._loss(started, x_ND, target, gene_D, priors)[0] - 0.1
+        )
 
 
 @pytest.mark.parametrize("targets", [np.zeros(6), np.full(6, 3.0)])
