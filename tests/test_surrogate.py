@@ -90,6 +90,22 @@ def test_what_is_left_out_is_foretold_by_the_others() -> None:
     assert ours.foretold() == pytest.approx(density, abs=1e-8)
 
 
+def test_points_expected_leave_the_means_and_less_doubt() -> None:
+    """Against the variance given all points, whose targets do not matter."""
+    x_ND, y_N, gene_D = some(15)
+    theta = np.log([0.8, 1.3, 2.0, 0.7, 0.05])
+    more_MD, new_MD = some(8, seed=1)[0], some(40, seed=2)[0]
+    before = GaussianProcess(x_ND, y_N, gene_D, theta)
+    after = before.expecting(more_MD)
+    mean_M, sd_M = after.predict(new_MD)
+    mean_before_M, sd_before_M = before.predict(new_MD)
+    assert mean_M == pytest.approx(mean_before_M, abs=1e-10)
+    targets = np.concatenate([y_N, np.linspace(0, 1, 8)])
+    told = GaussianProcess(np.concatenate([x_ND, more_MD]), targets, gene_D, theta)
+    assert sd_M / y_N.std() == pytest.approx(told.predict(new_MD)[1] / targets.std(), abs=1e-8)
+    assert np.all(sd_M <= sd_before_M + 1e-9) and np.any(sd_M < 0.7 * sd_before_M)
+
+
 def slopes_and_bends(points: int, bends: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Six ordered genes of five options, of which the first `bends` go up and down and the others only up."""
     rng = np.random.default_rng(0)

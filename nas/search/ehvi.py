@@ -101,7 +101,7 @@ class EHVISampler(StartupSampler):
 
     For studies of one maximised objective, the accuracy, and one or more minimised ones, whose values `known.costs`
     gives exactly. Parameters need finitely many values; those that not every trial has are drawn at random. Trials
-    that run count as if their accuracy were the expected one. A proposal depends on the study and on `seed` alone.
+    that run count as if their accuracy had come out as expected. A proposal depends on the study and on `seed` alone.
 
     accuracy_floor: accuracies below are of no interest; None derives one (`UNINTERESTING`).
     Raises ValueError, when asked, for a study with other directions, a float without a step, and costs of 0 or less.
@@ -475,7 +475,7 @@ class Belief:
             corner_ZC = _points(np.minimum(low_C, log_costs_NC.min(axis=0)), reference_C)
             level_Z = levels(corner_ZC, log_costs_NC[front], means[front], floor)
         return cls(
-            process,
+            process.expecting(history.pending.x) if len(history.pending) else process,
             doubt(process.left_out(), history.accuracy[kept]),
             regret,
             front[front < len(done)],

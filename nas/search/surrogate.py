@@ -9,8 +9,8 @@ Shapes in names: N or M points, D columns, G genes (a gene of k unordered option
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -159,12 +159,23 @@ class GaussianProcess:
         genes = len(theta) - 2
         self._inverse_scale_D = np.exp(-theta[:genes])[gene_D]
         self._signal, noise = np.exp(theta[genes:])
+        self._noise = noise + JITTER
         self._scaled = x_ND * self._inverse_scale_D
         target, self._mean, self._spread = _standardised(y_N)
         covariance = self._covariance(self._scaled)
-        covariance[np.diag_indices_from(covariance)] += noise + JITTER
+        covariance[np.diag_indices_from(covariance)] += self._noise
         self._lower = np.linalg.cholesky(covariance)
         self._weights = cho_solve((self._lower, True), target)
+
+    def expecting(self, x_MD: Floats) -> GaussianProcess:
+        """The process after M points more that turn out as expected: the same means, smaller deviations."""
+        after = copy.copy(self)
+        after._scaled = np.concatenate([self._scaled, x_MD * self._inverse_scale_D])
+        after._weights = np.concatenate([self._weights, np.zeros(len(x_MD))])
+        covariance = after._covariance(after._scaled)
+        covariance[np.diag_indices_from(covariance)] += self._noise
+        after._lower = np.linalg.cholesky(covariance)
+        return after
 
     def _covariance(self, scaled_MD: Floats) -> Floats:
         """Between M points and those of the process (M, N)."""
@@ -194,14 +205,14 @@ class GaussianProcess:
 
     def left_out(self) -> Floats:
         """What each point (N) lies above its prediction from all others, in standard deviations (equation 5.12)."""
-        residual: Floats = self._weights / np.sqrt(self._precision)
+        residual: Floats = self._weights / np.sqrt(self._precision())
         return residual
 
     def foretold(self) -> float:
         """Log density of all points, each as the others foretell it, up to a constant (equations 5.10 and 5.11)."""
-        return float(0.5 * np.sum(np.log(self._precision) - self.left_out() ** 2))
+        precision = self._precision()
+        return float(0.5 * np.sum(np.log(precision) - self._weights**2 / precision))
 
-    @cached_property
     def _precision(self) -> Floats:
         """One over the variance of each point, given all others."""
         roots = solve_triangular(self._lower, np.eye(len(self._lower)), lower=True, check_finite=False)
