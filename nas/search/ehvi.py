@@ -12,7 +12,8 @@ the logarithm of the regret (see `LogRegret`). Cheap networks that are good for 
 wherever f begins too low, so f begins at what a share of the space's networks do not reach, as the surrogate sees it.
 Its doubt is that of all trials, failures among them, so it is rescaled to how well the better half is foretold (see
 `doubt`). And what it wrongly thinks poor it would never learn of, so every eighth network is a random neighbour of the
-front, as in local search, and every second while nothing new reaches the front.
+front, as in local search, and every second while nothing new reaches the front; sooner one with an option that few
+networks had, since an option that failed in bad company may be the best in good one.
 
 Shapes in names: N networks, M networks known, G genes, D columns of the surrogate, C costs, Z points or steps of f.
 """
@@ -148,7 +149,8 @@ class EHVISampler(StartupSampler):
         stalled = belief.front.max(initial=-1) < len(history.done) - STALLED
         if len(taken) % (ASTRAY_STALLED if stalled else ASTRAY) == 0:
             near_NG = _distinct(networks.read(networks.genes.neighbours(front_NG))).codes
-            yield from (code_G for code_G in self._rng.permutation(near_NG) if code_G.tobytes() not in taken)
+            turn_N = self._rng.exponential(1.0 + rarest(near_NG, history.taken))
+            yield from (code_G for code_G in near_NG[np.argsort(turn_N)] if code_G.tobytes() not in taken)
         found, score_N = networks.candidates(self._rng, front_NG, belief.score)
         ranked_NG = found.codes[np.lexsort((self._rng.random(len(found)), -score_N))]
         yield from (code_G for code_G in ranked_NG if code_G.tobytes() not in taken)
@@ -542,6 +544,16 @@ def _parameters(x_ND: Floats, accuracy_M: Floats, gene_D: Genes, memory: Memory)
     x, accuracy = x_ND[rows], accuracy_M[rows]
     digest = hashlib.sha256(x.tobytes() + accuracy.tobytes()).digest()
     return memory.once(digest, lambda: fit(x, LogRegret.of(accuracy).scaled(accuracy), gene_D))
+
+
+def rarest(codes_NG: NDArray[np.int64], taken_MG: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many of M networks share an option with each of N, of its options the one that the fewest have."""
+    counts = codes_NG.max(initial=0) + 1
+    shared = [
+        np.bincount(taken_M, minlength=counts)[code_N] for code_N, taken_M in zip(codes_NG.T, taken_MG.T, strict=True)
+    ]
+    least_N: NDArray[np.int64] = np.min(shared, axis=0)
+    return least_N
 
 
 def refitted_at(trials: int) -> int:
