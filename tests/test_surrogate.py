@@ -79,7 +79,7 @@ def test_what_is_left_out_is_foretold_by_the_others() -> None:
     theta = np.log([0.8, 1.3, 2.0, 0.7, 0.05])
     ours = GaussianProcess(x_ND, y_N, gene_D, theta)
     noise = 0.05 + surrogate.JITTER
-    covariance = ours._covariance(ours._scaled) + noise * np.eye(15)
+    covariance = ours._covariance(ours._scaled, ours._scaled) + noise * np.eye(15)
     density = 0.0
     for point, residual in enumerate(ours.left_out()):
         others = np.delete(np.arange(15), point)

@@ -26,8 +26,8 @@ Genes = NDArray[np.int64]
 ROOT5 = np.sqrt(5.0)
 JITTER = 1e-6
 """Added to the diagonal, in units of the targets' variance."""
-ITERATIONS = 50
-"""Of the optimiser; most fits need 15 to 30."""
+ITERATIONS = 20
+"""Of the optimiser; what more of them find foretells no better."""
 FEW = 100
 """Points by which the prior is chosen."""
 
@@ -162,24 +162,26 @@ class GaussianProcess:
         self._noise = noise + JITTER
         self._scaled = x_ND * self._inverse_scale_D
         target, self._mean, self._spread = _standardised(y_N)
-        covariance = self._covariance(self._scaled)
+        covariance = self._covariance(self._scaled, self._scaled)
         covariance[np.diag_indices_from(covariance)] += self._noise
         self._lower = np.linalg.cholesky(covariance)
         self._weights = cho_solve((self._lower, True), target)
 
     def expecting(self, x_MD: Floats) -> GaussianProcess:
         """The process after M points more that turn out as expected: the same means, smaller deviations."""
+        scaled_MD = x_MD * self._inverse_scale_D
+        across_NM = solve_triangular(self._lower, self._covariance(self._scaled, scaled_MD), lower=True)
+        left_MM = self._covariance(scaled_MD, scaled_MD) - across_NM.T @ across_NM
+        left_MM[np.diag_indices_from(left_MM)] += self._noise
         after = copy.copy(self)
-        after._scaled = np.concatenate([self._scaled, x_MD * self._inverse_scale_D])
+        after._scaled = np.concatenate([self._scaled, scaled_MD])
         after._weights = np.concatenate([self._weights, np.zeros(len(x_MD))])
-        covariance = after._covariance(after._scaled)
-        covariance[np.diag_indices_from(covariance)] += self._noise
-        after._lower = np.linalg.cholesky(covariance)
+        after._lower = np.block([[self._lower, np.zeros_like(across_NM)], [across_NM.T, np.linalg.cholesky(left_MM)]])
         return after
 
-    def _covariance(self, scaled_MD: Floats) -> Floats:
-        """Between M points and those of the process (M, N)."""
-        r = np.sqrt(_squared_distances(scaled_MD, self._scaled))
+    def _covariance(self, scaled_MD: Floats, scaled_ND: Floats) -> Floats:
+        """Between points (M, N), noise not included."""
+        r = np.sqrt(_squared_distances(scaled_MD, scaled_ND))
         r *= ROOT5
         shape = r * r
         shape /= 3.0
@@ -192,12 +194,13 @@ class GaussianProcess:
 
     def mean(self, x_MD: Floats) -> Floats:
         """Posterior mean (M)."""
-        mean: Floats = self._covariance(x_MD * self._inverse_scale_D) @ self._weights * self._spread + self._mean
+        covariance = self._covariance(x_MD * self._inverse_scale_D, self._scaled)
+        mean: Floats = covariance @ self._weights * self._spread + self._mean
         return mean
 
     def predict(self, x_MD: Floats) -> tuple[Floats, Floats]:
         """Posterior mean and standard deviation (M) of the function, noise not included."""
-        covariance = self._covariance(x_MD * self._inverse_scale_D)
+        covariance = self._covariance(x_MD * self._inverse_scale_D, self._scaled)
         mean = covariance @ self._weights * self._spread + self._mean
         explained = solve_triangular(self._lower, covariance.T, lower=True, check_finite=False)
         variance = self._signal - np.einsum("nm,nm->m", explained, explained)
