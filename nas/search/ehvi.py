@@ -459,9 +459,9 @@ class Belief:
         gene_D = networks.column_genes
         theta = _parameters(done.x, history.accuracy, gene_D, memory)
         kept = remembered(len(done), history.accuracy)
-        process = GaussianProcess(done.x[kept], regret.scaled(history.accuracy[kept]), gene_D, theta)
-        mean_M = process.mean(done.x)
-        means = np.concatenate([mean_M, process.mean(history.pending.x)])
+        trained = GaussianProcess(done.x[kept], regret.scaled(history.accuracy[kept]), gene_D, theta)
+        process = trained.expecting(history.pending.x) if len(history.pending) else trained
+        means = np.concatenate([process.mean(done.x), process.mean(history.pending.x)])
         if accuracy_floor is None:
             floor = float(np.quantile(process.mean(networks.standing.x), UNINTERESTING))
         else:
@@ -477,8 +477,8 @@ class Belief:
             corner_ZC = _points(np.minimum(low_C, log_costs_NC.min(axis=0)), reference_C)
             level_Z = levels(corner_ZC, log_costs_NC[front], means[front], floor)
         return cls(
-            process.expecting(history.pending.x) if len(history.pending) else process,
-            doubt(process.left_out(), history.accuracy[kept]),
+            process,
+            doubt(trained.left_out(), history.accuracy[kept]),
             regret,
             front[front < len(done)],
             corner_ZC,
