@@ -8,10 +8,10 @@ Shapes in names: N networks, G genes, C the counts, by default the three costs i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ COSTS = tuple(field.name for field in fields(Cost))
 """The columns of a table of costs."""
 
 Counts = NDArray[np.int64]
+Part = TypeVar("Part", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,41 @@ def column(costs: Counts, name: str) -> Counts:
 
 
 class Read(NamedTuple):
-    """A stage as choices name it, None where they name none, and the names of the genes that were asked for."""
+    """What choices say of a stage: its number (`PartPrices.stages`), and which of `stage_genes` they were asked for."""
 
-    stage: Stage | None
-    asked: frozenset[str]
+    stage: int
+    acts: tuple[bool, ...]
+
+
+class Numbers(Generic[Part]):
+    """Parts in the order in which they were first seen: to look up a number takes a tenth of looking up a part."""
+
+    def __init__(self, *parts: Part) -> None:
+        self._parts = list(parts)
+        self._number = {part: number for number, part in enumerate(parts)}
+
+    def of(self, part: Part) -> int:
+        number = self._number.setdefault(part, len(self._parts))
+        if number == len(self._parts):
+            self._parts.append(part)
+        return number
+
+    def __getitem__(self, number: int) -> Part:
+        return self._parts[number]
 
 
 class PartPrices:
-    """Costs (C) of the parts of a space's networks; each different stage is read and priced once, then remembered."""
+    """Costs (C) of the parts of a space's networks; each different stage is read and priced once, then remembered.
+
+    headers, stages: those that were seen; stage 0 is none.
+    """
 
     def __init__(self, space: SearchSpace, counting: Counting = EXACT) -> None:
         self.space = space
         self.counting = counting
-        self._stages: dict[tuple[Header, int, int, Stage], Counts] = {}
+        self.headers = Numbers[Header]()
+        self.stages = Numbers[Stage | None](None)
+        self._priced: dict[tuple[int, int, int, int], tuple[int, ...]] = {}
         self._sides: dict[Stem, tuple[int, ...]] = {}
         self._read: dict[tuple[int, int, tuple[int, ...]], Read] = {}
 
@@ -96,28 +119,39 @@ class PartPrices:
                 stage: Stage | None = self.space.stage(index, in_channels, choose)
             except InvalidGenotype:
                 stage = None
-            self._read[known] = Read(stage, frozenset(asked))
+            self._read[known] = Read(self.stages.of(stage), tuple(gene.name in asked for gene in genes))
         return self._read[known]
 
     def stem(self, header: Header) -> Counts:
         plain = Stage(depth=1, out_channels=1, inner_channels=1, stride=1, projects=True)
-        return self._alone(header, header.stem, plain, self.space.input_size)[0]
+        return np.array(self._alone(header, header.stem, plain, self.space.input_size)[0])
 
-    def stage(self, header: Header, index: int, in_channels: int, stage: Stage | None) -> Counts:
-        """Of stage `index` (from 0), which takes `in_channels` channels; nothing for no stage."""
-        if stage is None:
-            return np.zeros(len(self.counting.names), np.int64)
+    def stage(self, header: Header, index: int, in_channels: int, stage: Stage) -> Counts:
+        """Of stage `index` (from 0), which takes `in_channels` channels."""
+        return np.array(self.numbered(self.headers.of(header), index, in_channels, self.stages.of(stage)))
+
+    def numbered(self, header: int, index: int, in_channels: int, stage: int) -> tuple[int, ...]:
+        """Of stage `index` as `stage` prices it, header and stage by their numbers; nothing for no stage."""
+        found = self.stages[stage]
+        if found is None:
+            return (0,) * len(self.counting.names)
         known = (header, index, in_channels, stage)
-        if known not in self._stages:
+        if known not in self._priced:
             plain = Stem(kind="conv3x3", channels=(in_channels,), strides=(1,))
-            self._stages[known] = self._alone(header, plain, stage, self._side(header.stem, index))[1]
-        return self._stages[known]
+            side = self._side(self.headers[header].stem, index)
+            self._priced[known] = self._alone(self.headers[header], plain, found, side)[1]
+        return self._priced[known]
+
+    def out_channels(self, stage: int) -> int:
+        """Of the stage of this number; 0 of none."""
+        found = self.stages[stage]
+        return found.out_channels if found else 0
 
     def classifier(self, header: Header, in_features: int) -> Counts:
         plain = Stage(depth=1, out_channels=in_features, inner_channels=1, stride=1, projects=True)
-        return self._alone(header, header.stem, plain, self.space.input_size)[2]
+        return np.array(self._alone(header, header.stem, plain, self.space.input_size)[2])
 
-    def _alone(self, header: Header, stem: Stem, stage: Stage, side: int) -> tuple[Counts, ...]:
+    def _alone(self, header: Header, stem: Stem, stage: Stage, side: int) -> tuple[tuple[int, ...], ...]:
         """Stem, stage and classifier of a network of this one stage, for an image of side `side`."""
         arch = Architecture(
             in_channels=self.space.in_channels,
@@ -129,7 +163,7 @@ class PartPrices:
             stride_in=self.space.fixed.stride_in,
             shortcut=header.shortcut,
         )
-        return tuple(np.array(counts) for counts in self.counting.by_part(arch, side))
+        return tuple(tuple(counts) for counts in self.counting.by_part(arch, side))
 
     def _side(self, stem: Stem, index: int) -> int:
         """Side of the map that stage `index` takes."""
@@ -159,13 +193,13 @@ def price(space: SearchSpace, codes: Counts, parts: PartPrices | None = None) ->
     acting = {gene.name: np.full(len(codes), gene in space.header_genes()) for gene in space.genes}
     costs = _gathered([parts.stem(one) for one in headers], header, counts)
     width = np.array([one.stem.channels[-1] for one in headers], np.int64)[header]
+    number = np.array([parts.headers.of(one) for one in headers], np.int64)[header]
     for index in range(space.stages):
-        stages, stage = _stages(parts, columns, index, width, acting)
-        firsts, row = _distinct([header, width, stage])
-        costs += _gathered(
-            [parts.stage(headers[header[i]], index, int(width[i]), stages[stage[i]]) for i in firsts], row, counts
-        )
-        width = np.array([one.out_channels if one else 0 for one in stages], np.int64)[stage]
+        stage = _stages(parts, columns, index, width, acting)
+        firsts, row = _distinct([number, width, stage])
+        kinds = np.stack([number, np.full_like(number, index), width, stage], axis=1)[firsts].tolist()
+        costs += _gathered([parts.numbered(*kind) for kind in kinds], row, counts)
+        width = np.array([parts.out_channels(stage) for _, _, _, stage in kinds], np.int64)[row]
     firsts, row = _distinct([width])
     costs += _gathered([parts.classifier(headers[0], max(int(width[first]), 1)) for first in firsts], row, counts)
     valid = width > 0
@@ -208,21 +242,20 @@ def _stages(
     index: int,
     in_channels: Counts,
     acting: dict[str, NDArray[np.bool_]],
-) -> tuple[list[Stage | None], Counts]:
-    """The different stages at `index`, and the place among them of each row's; None where its genotype names none.
+) -> Counts:
+    """The number of each row's stage at `index`; 0, that of none, where its genotype names none.
 
     Marks in `acting` the genes that each row's stage asks for.
     """
     names = [gene.name for gene in parts.space.stage_genes(index)]
     firsts, row = _distinct([in_channels, *(columns[name] for name in names)])
     codes = np.stack([in_channels[firsts], *(columns[name][firsts] for name in names)], axis=1).tolist()
-    nothing = Read(None, frozenset())
+    nothing = Read(0, (False,) * len(names))
     found = [parts.read(index, width, tuple(rest)) if width else nothing for width, *rest in codes]
-    places: dict[Stage | None, int] = {}
-    place = np.array([places.setdefault(read.stage, len(places)) for read in found], np.int64)
-    for name in names:
-        acting[name] |= np.array([name in read.asked for read in found], np.bool_)[row]
-    return list(places), place[row]
+    acts = np.array([read.acts for read in found], np.bool_).reshape(len(found), len(names))
+    for name, asked in zip(names, acts.T, strict=True):
+        acting[name] |= asked[row]
+    return np.array([read.stage for read in found], np.int64)[row]
 
 
 def _distinct(columns: Sequence[Counts]) -> tuple[list[int], Counts]:
@@ -245,6 +278,6 @@ def _distinct(columns: Sequence[Counts]) -> tuple[list[int], Counts]:
     return row_of[found].tolist(), place_of[code]
 
 
-def _gathered(costs: Sequence[Counts], rows: Counts, counts: int) -> Counts:
+def _gathered(costs: Sequence[Sequence[int] | Counts], rows: Counts, counts: int) -> Counts:
     """Row i of the result is costs[rows[i]], of so many `counts`."""
     return np.array(costs, np.int64).reshape(-1, counts)[rows]
