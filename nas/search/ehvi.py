@@ -34,6 +34,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import log_ndtr, ndtr
 from scipy.stats import qmc
 
+from nas.pareto import non_dominated
 from nas.search.startup import StartupSampler
 from nas.search.surrogate import Floats, GaussianProcess, Genes, embedded, evenly_spaced, fit
 
@@ -75,13 +76,14 @@ class Known:
     of networks that must not be trained. acts: parameter -> in which rows (N) it makes a difference; None: in all.
     admit: has the last word on the parameters of one network; None admits all that are no trial's. keys: in which rows
     (N) of a table are equal networks; the cheapest stands for all of them. None, and in spaces that are not scored to
-    the last network: equal parameters alone.
+    the last network: equal parameters alone. space: the parameters that all trials have; None: to be found out.
     """
 
     costs: Callable[[Table], Floats]
     acts: Callable[[Table], Table] | None = None
     admit: Callable[[Mapping[str, Any]], bool] | None = None
     keys: Callable[[Table], NDArray[Any]] | None = None
+    space: Mapping[str, BaseDistribution] | None = None
 
 
 class Memory:
@@ -117,7 +119,7 @@ class EHVISampler(StartupSampler):
         startup_trials: int = STARTUP_TRIALS,
         memory: Memory | None = None,
     ) -> None:
-        super().__init__(seed, max(startup_trials, 2))
+        super().__init__(seed, max(startup_trials, 2), known.space)
         self._known = known
         self._accuracy_floor = accuracy_floor
         self._memory = memory or Memory()
@@ -178,6 +180,9 @@ class GeneTable:
         self.ordered = [not isinstance(distribution, CategoricalDistribution) for distribution in space.values()]
         self.counts = [len(options) for options in self.options.values()]
         self.text = repr(sorted(space.items()))
+        self._codes = {
+            name: {option: code for code, option in enumerate(options)} for name, options in self.options.items()
+        }
         self._arrays = {name: _objects(options) for name, options in self.options.items()}
 
     @property
@@ -187,7 +192,7 @@ class GeneTable:
 
     def codes(self, params: Sequence[Mapping[str, Any]]) -> NDArray[np.int64]:
         """The codes (N, G) of N networks' parameters."""
-        rows = [[options.index(one[name]) for name, options in self.options.items()] for one in params]
+        rows = [[codes[one[name]] for name, codes in self._codes.items()] for one in params]
         return np.array(rows, np.int64).reshape(-1, len(self.options))
 
     def params(self, code_G: NDArray[np.int64]) -> dict[str, Any]:
@@ -260,6 +265,7 @@ class Networks:
     def __init__(self, genes: GeneTable, known: Known) -> None:
         self.genes = genes
         self._known = known
+        self._canonical: dict[bytes, NDArray[np.int64]] = {}
 
     def read(self, codes_NG: NDArray[np.int64]) -> Batch:
         """Networks, canonical, without those that must not be trained."""
@@ -270,9 +276,14 @@ class Networks:
         return self._batch(codes_NG, log_costs_NC)
 
     def canonical(self, codes_NG: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The genotypes that stand for these; genes that do not act stand at their first option."""
-        codes_NG = self._cheapest_equal(codes_NG)
-        return self._acting(codes_NG, self.genes.table(codes_NG))
+        """The genotypes that stand for these, remembered; genes that do not act stand at their first option."""
+        new = [row for row, code_G in enumerate(codes_NG) if code_G.tobytes() not in self._canonical]
+        if new:
+            standing_NG = self._cheapest_equal(codes_NG[new])
+            for row, code_G in zip(new, self._acting(standing_NG, self.genes.table(standing_NG)), strict=True):
+                self._canonical[codes_NG[row].tobytes()] = code_G
+        found = [self._canonical[code_G.tobytes()] for code_G in codes_NG]
+        return np.array(found, np.int64).reshape(codes_NG.shape)
 
     def _acting(self, codes_NG: NDArray[np.int64], table: Table) -> NDArray[np.int64]:
         if self._known.acts is None:
@@ -491,17 +502,24 @@ class Belief:
         mean_N, sd_N = self.process.predict(batch.x)
         sd_N = self.doubt * sd_N
         total_N = np.zeros(len(batch))
+        for level, extent_N in self._extents(batch.log_costs):
+            rows = np.flatnonzero(extent_N > 0)
+            total_N[rows] += extent_N[rows] * self.regret.expected_gain(mean_N[rows], sd_N[rows], level)
+        return total_N
+
+    def _extents(self, log_costs_NC: Floats) -> Iterator[tuple[float, Floats]]:
+        """Each level of f, and from each network's costs (N) on, how much of the space of costs lies on it."""
         if len(self.reference) == 1:
             until_Z = np.append(self.corners[1:, 0], self.reference[0])
             for corner, until, level in zip(self.corners[:, 0], until_Z, self.levels, strict=True):
-                width_N = until - np.maximum(batch.log_costs[:, 0], corner)
-                rows = np.flatnonzero(width_N > 0)
-                total_N[rows] += width_N[rows] * self.regret.expected_gain(mean_N[rows], sd_N[rows], level)
-            return total_N
-        for corner_C, level in zip(self.corners, self.levels, strict=True):
-            rows = np.flatnonzero(np.all(batch.log_costs <= corner_C, axis=1))
-            total_N[rows] += self.regret.expected_gain(mean_N[rows], sd_N[rows], level)
-        return total_N
+                yield level, until - np.maximum(log_costs_NC[:, 0], corner)
+            return
+        within_NZ = np.logical_and.reduce(
+            [cost_N[:, None] <= corner_Z for cost_N, corner_Z in zip(log_costs_NC.T, self.corners.T, strict=True)]
+        )
+        found, place_Z = np.unique(self.levels, return_inverse=True)
+        extent_NL = within_NZ.astype(np.float32) @ np.eye(len(found), dtype=np.float32)[place_Z]
+        yield from zip(found, extent_NL.T.astype(np.float64), strict=True)
 
 
 def doubt(residual_M: Floats, accuracy_M: Floats) -> float:
@@ -516,12 +534,10 @@ def doubt(residual_M: Floats, accuracy_M: Floats) -> float:
 def staircase(log_costs_NC: Floats, means_N: Floats, floor: float) -> NDArray[np.int64]:
     """The networks above the floor that none as cheap in every cost reaches, in ascending order of their costs."""
     order = np.lexsort((-means_N, *log_costs_NC.T[::-1]))
-    kept: list[int] = []
-    for row in order:
-        cheaper = [other for other in kept if np.all(log_costs_NC[other] <= log_costs_NC[row])]
-        if means_N[row] > max((means_N[other] for other in cheaper), default=floor):
-            kept.append(int(row))
-    return np.array(kept, np.int64)
+    order = order[means_N[order] > floor]
+    losses = np.concatenate([log_costs_NC[order], -means_N[order, None]], axis=1)
+    _, first = np.unique(losses, axis=0, return_index=True)
+    return order[np.sort(first[non_dominated(losses[first])])]
 
 
 def levels(points_ZC: Floats, log_costs_NC: Floats, means_N: Floats, floor: float) -> Floats:

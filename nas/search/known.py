@@ -13,7 +13,7 @@ from nas.cost.table import EXACT, PartPrices, Prices, price
 from nas.pareto import costs_of
 from nas.search.ehvi import Known, Table
 from nas.search.gate import Candidate, Gate
-from nas.search.samplers import to_genotype
+from nas.search.samplers import distributions, to_genotype
 from nas.space import Gene
 
 
@@ -46,7 +46,7 @@ def known(gate: Gate, objectives: Sequence[str]) -> Known:
     def admit(params: Mapping[str, Any]) -> bool:
         return isinstance(gate.check(to_genotype(genes, params)), Candidate)
 
-    return Known(costs, acts, admit)
+    return Known(costs, acts, admit, space=distributions(genes))
 
 
 def _codes(genes: Sequence[Gene], table: Table) -> NDArray[np.int64]:
