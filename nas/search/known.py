@@ -51,8 +51,10 @@ def known(gate: Gate, objectives: Sequence[str]) -> Known:
 
 def _codes(genes: Sequence[Gene], table: Table) -> NDArray[np.int64]:
     """Optuna sees ordered genes as indices already."""
-    columns = [
-        table[gene.name] if gene.ordered else [gene.options.index(value) for value in table[gene.name].tolist()]
-        for gene in genes
-    ]
+    columns = [table[gene.name] if gene.ordered else _places(gene, table[gene.name].tolist()) for gene in genes]
     return np.array(columns, np.int64).reshape(len(genes), -1).T
+
+
+def _places(gene: Gene, values: Sequence[Any]) -> list[int]:
+    place = {option: code for code, option in enumerate(gene.options)}
+    return [place[value] for value in values]
