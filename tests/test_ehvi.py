@@ -149,6 +149,21 @@ def test_one_cost_is_integrated_exactly() -> None:
         assert belief.score(batch)[row] == pytest.approx(np.sum(gains) * (z[1] - z[0]), rel=2e-2, abs=1e-4)
 
 
+def test_several_costs_are_a_mean_over_points() -> None:
+    """Each point that a network is cheaper than counts the expected gain over f there; many points have the same f."""
+    made = study(EHVISampler(Known(costs), seed=0), 30, two=True)
+    found = ehvi.Networks(ehvi.GeneTable(SPACE), Known(costs))
+    belief = ehvi.Belief.of(ehvi.History.of(made.trials, made, found), found, Memory(), None)
+    assert len(belief.levels) == ehvi.POINTS > 4 * len(np.unique(belief.levels)) > 8
+    batch = found.read(found.genes.random(50, np.random.default_rng(0)))
+    mean_N, sd_N = belief.process.predict(batch.x)
+    score_N = belief.score(batch)
+    for row in range(50):
+        reach = np.all(batch.log_costs[row] <= belief.corners, axis=1)
+        gains = belief.regret.expected_gain(mean_N[row], belief.doubt * sd_N[row], belief.levels[reach])
+        assert score_N[row] == pytest.approx(np.sum(gains), rel=1e-9)
+
+
 def test_doubt_is_how_far_the_better_half_lies_from_what_was_foretold() -> None:
     accuracy_M = np.array([0.9, 0.1, 0.8, 0.2, 0.7, 0.3])
     failures = np.array([0.0, 9.0, 0.0, 9.0, 0.0, 9.0])
@@ -335,6 +350,19 @@ def test_seeds_repeat_and_a_shared_memory_changes_nothing() -> None:
     memory = Memory()
     first = proposals(memory)
     assert first == proposals(memory) == proposals(None) != proposals(None, seed=2)
+
+
+def test_a_space_that_is_told_is_not_looked_for() -> None:
+    """Of two parameters that all trials have, the one that is told is modelled, the other drawn."""
+    told = Known(lambda table: 1.0 + table["width"][:, None], space={"width": SPACE["width"]})
+    sampler = EHVISampler(told, seed=0)
+    made = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    made.add_trials([finished(params) for params in random.Random(0).sample(GRID, 8)])
+    assert list(sampler.infer_relative_search_space(made, made.trials[0])) == ["width"]
+    found_out = EHVISampler(Known(one_cost), seed=0)
+    assert found_out.infer_relative_search_space(made, made.trials[0]) == SPACE
+    proposals = [study(EHVISampler(Known(one_cost, space=space), seed=0), 20).trials for space in (None, SPACE)]
+    assert [trial.params for trial in proposals[0]] == [trial.params for trial in proposals[1]]
 
 
 def test_when_nothing_is_left_it_draws_at_random() -> None:

@@ -50,7 +50,7 @@ POINTS = 256
 """Quasi-random points for two costs and more."""
 REFIT = 1.1
 """The surrogate's parameters are fitted anew when there are this many times as many trials."""
-FITTED = 160
+FITTED = 120
 """Trials, evenly spaced, to which they are fitted."""
 REMEMBERED = 800
 """Trials on which the surrogate is conditioned."""

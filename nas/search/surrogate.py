@@ -28,7 +28,7 @@ JITTER = 1e-6
 """Added to the diagonal, in units of the targets' variance."""
 ITERATIONS = 20
 """Of the optimiser; what more of them find foretells no better."""
-FEW = 100
+FEW = 80
 """Points by which the prior is chosen."""
 
 
