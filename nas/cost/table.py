@@ -197,9 +197,9 @@ def price(space: SearchSpace, codes: Counts, parts: PartPrices | None = None) ->
     for index in range(space.stages):
         stage = _stages(parts, columns, index, width, acting)
         firsts, row = _distinct([number, width, stage])
-        kinds = np.stack([number, np.full_like(number, index), width, stage], axis=1)[firsts].tolist()
-        costs += _gathered([parts.numbered(*kind) for kind in kinds], row, counts)
-        width = np.array([parts.out_channels(stage) for _, _, _, stage in kinds], np.int64)[row]
+        kinds = np.stack([number[firsts], width[firsts], stage[firsts]], axis=1).tolist()
+        costs += _gathered([parts.numbered(one, index, channels, kind) for one, channels, kind in kinds], row, counts)
+        width = np.array([parts.out_channels(kind) for _, _, kind in kinds], np.int64)[row]
     firsts, row = _distinct([width])
     costs += _gathered([parts.classifier(headers[0], max(int(width[first]), 1)) for first in firsts], row, counts)
     valid = width > 0
