@@ -7,7 +7,6 @@ killed proposes, when started again, what it would have proposed.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -79,12 +78,17 @@ def to_genotype(genes: Sequence[Gene], params: Mapping[str, Any]) -> dict[str, O
 class Shared(FrozenTrial):
     """A trial of the past, of which a copy shares all that nobody changes.
 
-    Optuna copies what a study is given, distributions and all: for some hundred trials that takes as long as a
-    sampler's thinking.
+    Optuna checks and copies what a study is given, distributions and all: for some hundred trials that takes as long
+    as a sampler's thinking.
     """
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Shared:
-        return copy.copy(self)
+        twin = Shared.__new__(Shared)
+        vars(twin).update(vars(self))
+        return twin
+
+    def _validate(self) -> None:
+        """Was done when the trial began, in the study that it comes from."""
 
 
 def shared(trial: FrozenTrial, values: Sequence[float] | None = None) -> Shared:
