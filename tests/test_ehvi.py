@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from nas.pareto import hypervolume
-from nas.search import ehvi
+from nas.search import ehvi, surrogate
 from nas.search.ehvi import (
     EHVISampler,
     Known,
@@ -226,6 +226,22 @@ def test_refits_are_a_function_of_the_number_of_trials(trials: int) -> None:
     last = refitted_at(trials)
     assert trials / 1.6 < last <= trials or trials < 8
     assert refitted_at(last) == last
+
+
+def test_parameters_are_fitted_to_trials_spaced_up_to_the_last_refit(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = study(EHVISampler(Known(one_cost), seed=0), 31)
+    fitted: list[NDArray[np.float64]] = []
+
+    def fit(x_ND: NDArray[np.float64], y_N: NDArray[np.float64], gene_D: NDArray[np.int64]) -> NDArray[np.float64]:
+        fitted.append(x_ND)
+        return surrogate.fit(x_ND, y_N, gene_D)
+
+    monkeypatch.setattr(ehvi, "fit", fit)
+    monkeypatch.setattr(ehvi, "FITTED", 10)
+    _, history = believed(made)
+    last = refitted_at(len(history.done))
+    assert last < len(history.done)
+    assert fitted[0].tolist() == history.done.x[[place * (last - 1) // 9 for place in range(10)]].tolist()
 
 
 def test_many_trials_are_remembered_by_their_best_and_a_spread() -> None:

@@ -131,21 +131,13 @@ def test_the_trials_decide_which_length_scales_are_expected(
     assert both.tolist() == pytest.approx(alone[expected].tolist(), abs=0.05)
 
 
-def test_many_points_are_fitted_from_what_few_say() -> None:
-    x_ND, y_N, gene_D = slopes_and_bends(2 * surrogate.FEW, 1)
+def test_more_points_tell_more_surely_which_gene_bends() -> None:
+    x_ND, y_N, gene_D = slopes_and_bends(160, 1)
     theta = fit(x_ND, y_N, gene_D)
     assert all(theta[0] < theta[gene] - 1 for gene in range(1, 6))
     few = fit(x_ND[:50], y_N[:50], gene_D)
     process, before = (GaussianProcess(x_ND, y_N, gene_D, one) for one in (theta, few))
     assert process.foretold() > before.foretold()
-    rows = surrogate.evenly_spaced(len(y_N), surrogate.FEW)
-    started = fit(x_ND[rows], y_N[rows], gene_D)
-    target = (y_N - y_N.mean()) / y_N.std()
-    for scale in surrogate.SCALES:  # whichever was chosen, the one that all points say is more probable
-        priors = surrogate._priors(6, scale)
-        assert surrogate._loss(theta, x_ND, target, gene_D, priors)[0] < (
-            surrogate._loss(started, x_ND, target, gene_D, priors)[0] - 0.1
-        )
 
 
 @pytest.mark.parametrize("targets", [np.zeros(6), np.full(6, 3.0)])

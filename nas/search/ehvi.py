@@ -36,7 +36,7 @@ from scipy.stats import qmc
 
 from nas.pareto import non_dominated
 from nas.search.startup import StartupSampler
-from nas.search.surrogate import Floats, GaussianProcess, Genes, embedded, evenly_spaced, fit
+from nas.search.surrogate import Floats, GaussianProcess, Genes, embedded, fit
 
 STARTUP_TRIALS = 6
 """Random trials before the first that is modelled."""
@@ -50,7 +50,7 @@ POINTS = 256
 """Quasi-random points for two costs and more."""
 REFIT = 1.1
 """The surrogate's parameters are fitted anew when there are this many times as many trials."""
-FITTED = 120
+FITTED = 100
 """Trials, evenly spaced, to which they are fitted."""
 REMEMBERED = 800
 """Trials on which the surrogate is conditioned."""
@@ -587,3 +587,9 @@ def remembered(trials: int, accuracy_M: Floats) -> NDArray[np.int64]:
     best = np.argsort(-accuracy_M, kind="stable")[: REMEMBERED // 2]
     spaced = np.setdiff1d(np.arange(trials), best)
     return np.sort(np.concatenate([best, spaced[evenly_spaced(len(spaced), REMEMBERED // 2)]]))
+
+
+def evenly_spaced(points: int, at_most: int) -> NDArray[np.int64]:
+    """The rows of so many points, or of `at_most` of them from the first to the last."""
+    rows: NDArray[np.int64] = np.linspace(0, points - 1, min(points, at_most)).astype(np.int64)
+    return rows

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, solve_triangular
-from scipy.linalg.lapack import dpotri
+from scipy.linalg.lapack import dpotri, dtrtri
 from scipy.optimize import minimize
 
 Floats = NDArray[np.float64]
@@ -28,8 +28,6 @@ JITTER = 1e-6
 """Added to the diagonal, in units of the targets' variance."""
 ITERATIONS = 20
 """Of the optimiser; what more of them find foretells no better."""
-FEW = 80
-"""Points by which the prior is chosen."""
 
 
 class Prior(NamedTuple):
@@ -69,34 +67,21 @@ def embedded(codes_NG: Genes, options: Sequence[int], ordered: Sequence[bool]) -
     return whole, np.repeat(np.arange(len(blocks)), [block.shape[1] for block in blocks])
 
 
-def evenly_spaced(points: int, at_most: int) -> NDArray[np.int64]:
-    """The rows of so many points, or of `at_most` of them from the first to the last."""
-    rows: NDArray[np.int64] = np.linspace(0, points - 1, min(points, at_most)).astype(np.int64)
-    return rows
-
-
 def fit(x_ND: Floats, y_N: Floats, gene_D: Genes) -> Floats:
     """The parameters (G + 2): logarithms of length scales, signal and noise variances.
 
-    Of highest posterior density with each of `SCALES`, given `FEW` points; of these, those that foretell left-out
-    points best, and from there on given all points.
+    Of highest posterior density with each of `SCALES`; of these, those that foretell left-out points best.
     """
-    rows = evenly_spaced(len(y_N), FEW)
-    few_ND, few_N = x_ND[rows], y_N[rows]
+    found = [_most_probable(x_ND, y_N, gene_D, scale) for scale in SCALES]
+    return max(found, key=lambda theta: GaussianProcess(x_ND, y_N, gene_D, theta).foretold())
+
+
+def _most_probable(x_ND: Floats, y_N: Floats, gene_D: Genes, scale: Prior) -> Floats:
     genes = int(gene_D.max()) + 1
-    start = _priors(genes, SCALES[0])[:, 0]  # from long scales on it would end where all is noise
-    found = {scale: _most_probable(few_ND, few_N, gene_D, scale, start) for scale in SCALES}
-    scale = max(found, key=lambda scale: GaussianProcess(few_ND, few_N, gene_D, found[scale]).foretold())
-    if len(rows) == len(y_N):
-        return found[scale]
-    return _most_probable(x_ND, y_N, gene_D, scale, found[scale])
-
-
-def _most_probable(x_ND: Floats, y_N: Floats, gene_D: Genes, scale: Prior, start: Floats) -> Floats:
-    priors = _priors(int(gene_D.max()) + 1, scale)
+    priors = _priors(genes, scale)
     found: Any = minimize(
         _loss,
-        start,
+        _priors(genes, SCALES[0])[:, 0],  # from long scales on it would end where all is noise
         args=(x_ND, _standardised(y_N)[0], gene_D, priors),
         jac=True,
         method="L-BFGS-B",
@@ -218,6 +203,6 @@ class GaussianProcess:
 
     def _precision(self) -> Floats:
         """One over the variance of each point, given all others."""
-        roots = solve_triangular(self._lower, np.eye(len(self._lower)), lower=True, check_finite=False)
-        precision: Floats = np.einsum("ij,ij->j", roots, roots)
+        roots = dtrtri(self._lower.T, lower=False)[0]
+        precision: Floats = np.einsum("ij,ij->i", roots, roots)
         return precision
