@@ -33,6 +33,7 @@ from nas.search.ehvi import (
 from nas.search.gate import Candidate, Gate
 from nas.search.known import known
 from nas.search.samplers import Direction, distributions, to_genotype, to_params
+from nas.search.surrogate import Floats, GaussianProcess
 from nas.space import SearchSpace
 
 SPACE: dict[str, BaseDistribution] = {
@@ -137,7 +138,7 @@ def test_one_cost_is_integrated_exactly() -> None:
     genes = ehvi.GeneTable(SPACE)
     found = ehvi.Networks(genes, Known(one_cost))
     history = ehvi.History.of(made.trials, made, found)
-    belief = ehvi.Belief.of(history, found, Memory(), None)
+    belief = ehvi.Beliefs.of(history, found, Memory(), None).each[0]
     batch = found.read(genes.random(50, np.random.default_rng(0)))
     mean_N, sd_N = belief.process.predict(batch.x)
     sd_N *= belief.doubt
@@ -153,7 +154,7 @@ def test_several_costs_are_a_mean_over_points() -> None:
     """Each point that a network is cheaper than counts the expected gain over f there; many points have the same f."""
     made = study(EHVISampler(Known(costs), seed=0), 30, two=True)
     found = ehvi.Networks(ehvi.GeneTable(SPACE), Known(costs))
-    belief = ehvi.Belief.of(ehvi.History.of(made.trials, made, found), found, Memory(), None)
+    belief = ehvi.Beliefs.of(ehvi.History.of(made.trials, made, found), found, Memory(), None).each[0]
     assert len(belief.levels) == ehvi.POINTS > 4 * len(np.unique(belief.levels)) > 8
     batch = found.read(found.genes.random(50, np.random.default_rng(0)))
     mean_N, sd_N = belief.process.predict(batch.x)
@@ -162,6 +163,27 @@ def test_several_costs_are_a_mean_over_points() -> None:
         reach = np.all(batch.log_costs[row] <= belief.corners, axis=1)
         gains = belief.regret.expected_gain(mean_N[row], belief.doubt * sd_N[row], belief.levels[reach])
         assert score_N[row] == pytest.approx(np.sum(gains), rel=1e-9)
+
+
+def test_every_fit_has_a_say_until_there_are_many_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = study(EHVISampler(Known(one_cost), seed=0), 30)
+    found = ehvi.Networks(ehvi.GeneTable(SPACE), Known(one_cost))
+    history = ehvi.History.of(made.trials, made, found)
+    memory = Memory()
+    batch = found.read(found.genes.random(50, np.random.default_rng(0)))
+    both = ehvi.Beliefs.of(history, found, memory, None)
+    first, second = both.each
+    assert both.score(batch) == pytest.approx(first.score(batch) + second.score(batch), rel=1e-12)
+    assert np.max(np.abs(first.score(batch) - second.score(batch))) > 0.01 * np.max(both.score(batch))
+    x_ND, accuracy_N = history.done.x[: refitted_at(30)], history.accuracy[: refitted_at(30)]
+    thetas = surrogate.fits(x_ND, LogRegret.of(accuracy_N).scaled(accuracy_N), found.column_genes)
+    for belief, theta in zip(both.each, thetas, strict=True):
+        process = GaussianProcess(history.done.x, first.regret.scaled(history.accuracy), found.column_genes, theta)
+        assert belief.process.mean(batch.x) == pytest.approx(process.mean(batch.x))
+    monkeypatch.setattr(ehvi, "MIXED", 29)
+    alone = ehvi.Beliefs.of(history, found, memory, None)
+    assert alone.score(batch).tolist() == first.score(batch).tolist()
+    assert alone.front.tolist() == both.front.tolist() == first.front.tolist()
 
 
 def test_doubt_is_how_far_the_better_half_lies_from_what_was_foretold() -> None:
@@ -175,7 +197,7 @@ def test_doubt_is_how_far_the_better_half_lies_from_what_was_foretold() -> None:
 def believed(made: optuna.Study, floor: float | None = None) -> tuple[ehvi.Belief, ehvi.History]:
     found = ehvi.Networks(ehvi.GeneTable(SPACE), Known(one_cost))
     history = ehvi.History.of(made.trials, made, found)
-    return ehvi.Belief.of(history, found, Memory(), floor), history
+    return ehvi.Beliefs.of(history, found, Memory(), floor).each[0], history
 
 
 def test_what_runs_counts_with_its_expected_accuracy() -> None:
@@ -207,9 +229,12 @@ def test_what_runs_is_in_doubt_no_more() -> None:
 
 
 def test_a_surrogate_that_explains_failures_is_doubted_less_among_good_networks() -> None:
-    made = study(EHVISampler(Known(one_cost), seed=0), 30)
-    belief, history = believed(made)
-    assert belief.doubt == doubt(belief.process.left_out(), history.accuracy) < 0.9
+    doubts = []
+    for seed in range(5):
+        belief, history = believed(study(EHVISampler(Known(one_cost), seed=seed), 30))
+        assert belief.doubt == doubt(belief.process.left_out(), history.accuracy)
+        doubts.append(belief.doubt)
+    assert np.median(doubts) < 0.9
 
 
 def test_f_begins_at_the_declared_floor_or_at_what_most_of_the_space_exceeds() -> None:
@@ -232,11 +257,11 @@ def test_parameters_are_fitted_to_trials_spaced_up_to_the_last_refit(monkeypatch
     made = study(EHVISampler(Known(one_cost), seed=0), 31)
     fitted: list[NDArray[np.float64]] = []
 
-    def fit(x_ND: NDArray[np.float64], y_N: NDArray[np.float64], gene_D: NDArray[np.int64]) -> NDArray[np.float64]:
+    def fits(x_ND: Floats, y_N: Floats, gene_D: surrogate.Genes) -> list[Floats]:
         fitted.append(x_ND)
-        return surrogate.fit(x_ND, y_N, gene_D)
+        return surrogate.fits(x_ND, y_N, gene_D)
 
-    monkeypatch.setattr(ehvi, "fit", fit)
+    monkeypatch.setattr(ehvi, "fits", fits)
     monkeypatch.setattr(ehvi, "FITTED", 10)
     _, history = believed(made)
     last = refitted_at(len(history.done))
@@ -320,9 +345,9 @@ def test_it_finds_more_than_chance_and_never_repeats_itself() -> None:
 @pytest.mark.parametrize("two", [False, True])
 def test_trials_under_way_are_not_proposed_again(two: bool) -> None:
     sampler = EHVISampler(Known(costs if two else one_cost), seed=0)
-    made = study(sampler, 40, two=two, pending=8)
-    assert len({str(trial.params) for trial in made.trials}) == 40
-    assert volume([trial.params for trial in made.trials]) / volume(GRID) > 0.9
+    made = study(sampler, 50, two=two, pending=8)
+    assert len({str(trial.params) for trial in made.trials}) == 50
+    assert volume([trial.params for trial in made.trials]) / volume(GRID) > 0.95
 
 
 def test_a_large_space_is_searched_around_the_front(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,6 +450,7 @@ def ask_once(directions: list[Direction], space: dict[str, BaseDistribution], kn
         (["maximize"], SPACE, 1.0, "at least one minimised one"),
         (["maximize", "minimize"], {"x": FloatDistribution(0, 1)}, 1.0, "finitely many values, but x is Float"),
         (["maximize", "minimize"], {"x": IntDistribution(0, 9)}, 0.0, "needs costs above 0, but the least is 0"),
+        (["maximize", "minimize", "minimize"], SPACE, 1.0, "is told 1 costs by known.costs, but the study minimises 2"),
         (["maximize", "minimize"], {"x": IntDistribution(0, 9)}, np.nan, "found no network that may be trained"),
     ],
 )

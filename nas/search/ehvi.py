@@ -36,7 +36,7 @@ from scipy.stats import qmc
 
 from nas.pareto import non_dominated
 from nas.search.startup import StartupSampler
-from nas.search.surrogate import Floats, GaussianProcess, Genes, embedded, fit
+from nas.search.surrogate import Floats, GaussianProcess, Genes, embedded, fits
 
 STARTUP_TRIALS = 6
 """Random trials before the first that is modelled."""
@@ -52,6 +52,8 @@ REFIT = 1.1
 """The surrogate's parameters are fitted anew when there are this many times as many trials."""
 FITTED = 100
 """Trials, evenly spaced, to which they are fitted."""
+MIXED = 100
+"""Up to so many trials all fits of the surrogate have a say, afterwards the one that foretells left-out trials best."""
 REMEMBERED = 800
 """Trials on which the surrogate is conditioned."""
 BELIEVED = 4.0
@@ -107,7 +109,8 @@ class EHVISampler(StartupSampler):
     that run count as if their accuracy had come out as expected. A proposal depends on the study and on `seed` alone.
 
     accuracy_floor: accuracies below are of no interest; None derives one (`UNINTERESTING`).
-    Raises ValueError, when asked, for a study with other directions, a float without a step, and costs of 0 or less.
+    Raises ValueError, when asked, for a study with other directions or another number of costs, a float without a step,
+    and costs of 0 or less.
     """
 
     def __init__(
@@ -135,16 +138,21 @@ class EHVISampler(StartupSampler):
             return {}
         genes = GeneTable(search_space)
         networks = self._memory.once(genes.text, lambda: Networks(genes, self._known))
+        if len(networks.cost_range[0]) != len(study.directions) - 1:
+            raise ValueError(
+                f"the sampler ehvi is told {len(networks.cost_range[0])} costs by known.costs, but the study minimises "
+                f"{len(study.directions) - 1} objectives"
+            )
         others = [one for one in study.get_trials(deepcopy=False) if one.number != trial.number]
         history = History.of([one for one in others if search_space.keys() <= one.params.keys()], study, networks)
-        belief = Belief.of(history, networks, self._memory, self._accuracy_floor)
+        belief = Beliefs.of(history, networks, self._memory, self._accuracy_floor)
         for code_G in self._ranked(belief, history, networks):
             params = genes.params(code_G)
             if self._known.admit is None or self._known.admit(params):
                 return params
         return {}
 
-    def _ranked(self, belief: Belief, history: History, networks: Networks) -> Iterator[NDArray[np.int64]]:
+    def _ranked(self, belief: Beliefs, history: History, networks: Networks) -> Iterator[NDArray[np.int64]]:
         """Genotypes that are no trial's: the most promising first or, at times, neighbours of the front before them."""
         taken = {code_G.tobytes() for code_G in history.taken}
         front_NG = history.done.codes[belief.front]
@@ -464,13 +472,13 @@ class Belief:
     reference: Floats
 
     @classmethod
-    def of(cls, history: History, networks: Networks, memory: Memory, accuracy_floor: float | None) -> Belief:
+    def of(cls, history: History, networks: Networks, theta: Floats, accuracy_floor: float | None) -> Belief:
+        """theta: the surrogate's parameters."""
         done = history.done
         regret = LogRegret.of(history.accuracy)
-        gene_D = networks.column_genes
-        theta = _parameters(done.x, history.accuracy, gene_D, memory)
         kept = remembered(len(done), history.accuracy)
-        trained = GaussianProcess(done.x[kept], regret.scaled(history.accuracy[kept]), gene_D, theta)
+        targets_M = regret.scaled(history.accuracy[kept])
+        trained = GaussianProcess(done.x[kept], targets_M, networks.column_genes, theta)
         process = trained.expecting(history.pending.x) if len(history.pending) else trained
         means = np.concatenate([process.mean(done.x), process.mean(history.pending.x)])
         if accuracy_floor is None:
@@ -522,6 +530,31 @@ class Belief:
         yield from zip(found, extent_NL.T.astype(np.float64), strict=True)
 
 
+@dataclass(frozen=True, eq=False)
+class Beliefs:
+    """What to believe with each fit of the surrogate, the one that foretells left-out trials best first.
+
+    Few trials do not tell which fit is right, and the mean of what both promise is wrong less often than either.
+    """
+
+    each: tuple[Belief, ...]
+
+    @classmethod
+    def of(cls, history: History, networks: Networks, memory: Memory, accuracy_floor: float | None) -> Beliefs:
+        thetas = _parameters(history.done.x, history.accuracy, networks.column_genes, memory)
+        heard = thetas if len(history.done) <= MIXED else thetas[:1]
+        return cls(tuple(Belief.of(history, networks, theta, accuracy_floor) for theta in heard))
+
+    @property
+    def front(self) -> NDArray[np.int64]:
+        """Rows of the finished trials that the best fit believes to be on the front."""
+        return self.each[0].front
+
+    def score(self, batch: Batch) -> Floats:
+        """The expected hypervolume improvement (N), every fit as likely, up to a factor that is the same for all."""
+        return np.sum([belief.score(batch) for belief in self.each], axis=0)
+
+
 def doubt(residual_M: Floats, accuracy_M: Floats) -> float:
     """How far the more accurate half of the trials lies from its predictions, in units of what the process expects.
 
@@ -553,13 +586,13 @@ def _points(low_C: Floats, high_C: Floats) -> Floats:
     return points_ZC
 
 
-def _parameters(x_ND: Floats, accuracy_M: Floats, gene_D: Genes, memory: Memory) -> Floats:
+def _parameters(x_ND: Floats, accuracy_M: Floats, gene_D: Genes, memory: Memory) -> list[Floats]:
     """Fitted to the first trials only, as many as the last refit had, so that they are a function of the history."""
     count = refitted_at(len(accuracy_M))
     rows = evenly_spaced(count, FITTED)
     x, accuracy = x_ND[rows], accuracy_M[rows]
     digest = hashlib.sha256(x.tobytes() + accuracy.tobytes()).digest()
-    return memory.once(digest, lambda: fit(x, LogRegret.of(accuracy).scaled(accuracy), gene_D))
+    return memory.once(digest, lambda: fits(x, LogRegret.of(accuracy).scaled(accuracy), gene_D))
 
 
 def rarest(codes_NG: NDArray[np.int64], taken_MG: NDArray[np.int64]) -> NDArray[np.int64]:

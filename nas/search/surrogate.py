@@ -1,8 +1,8 @@
 """The surrogate of the accuracy: a Gaussian process over genes and logarithms of exact costs.
 
 Matern 5/2 with one length scale a gene (Rasmussen and Williams 2006, sections 2.2, 4.2.1 and 5.4.1); its parameters
-maximise the posterior under the priors below, so that a handful of trials cannot fit them to noise; of two priors of
-the length scales, the trials choose one (section 5.4.2).
+maximise the posterior under the priors below, so that a handful of trials cannot fit them to noise, once with each of
+two priors of the length scales; left-out trials say which foretells better (section 5.4.2).
 
 Shapes in names: N or M points, D columns, G genes (a gene of k unordered options has k columns, all of one scale).
 """
@@ -67,13 +67,13 @@ def embedded(codes_NG: Genes, options: Sequence[int], ordered: Sequence[bool]) -
     return whole, np.repeat(np.arange(len(blocks)), [block.shape[1] for block in blocks])
 
 
-def fit(x_ND: Floats, y_N: Floats, gene_D: Genes) -> Floats:
-    """The parameters (G + 2): logarithms of length scales, signal and noise variances.
+def fits(x_ND: Floats, y_N: Floats, gene_D: Genes) -> list[Floats]:
+    """For each of `SCALES` the parameters (G + 2): logarithms of length scales, signal and noise variances.
 
-    Of highest posterior density with each of `SCALES`; of these, those that foretell left-out points best.
+    Each of highest posterior density; those that foretell left-out points best come first.
     """
     found = [_most_probable(x_ND, y_N, gene_D, scale) for scale in SCALES]
-    return max(found, key=lambda theta: GaussianProcess(x_ND, y_N, gene_D, theta).foretold())
+    return sorted(found, key=lambda theta: -GaussianProcess(x_ND, y_N, gene_D, theta).foretold())
 
 
 def _most_probable(x_ND: Floats, y_N: Floats, gene_D: Genes, scale: Prior) -> Floats:
@@ -138,7 +138,7 @@ def _standardised(y_N: Floats) -> tuple[Floats, float, float]:
 
 
 class GaussianProcess:
-    """The posterior given N points, with parameters from `fit`."""
+    """The posterior given N points, with parameters from `fits`."""
 
     def __init__(self, x_ND: Floats, y_N: Floats, gene_D: Genes, theta: Floats) -> None:
         genes = len(theta) - 2
