@@ -7,12 +7,13 @@ the surrogate believes in among the networks of cost at most z,
 
 which for one cost is a finite sum over the steps of f, and for more a mean over quasi-random points z.
 
-Four things decide how well that searches. Accuracies far below the best would bend the surrogate, so it is fitted to
+Five things decide how well that searches. Accuracies far below the best would bend the surrogate, so it is fitted to
 the logarithm of the regret (see `LogRegret`). Cheap networks that are good for nothing would be worth a trial each
 wherever f begins too low, so f begins at what a share of the space's networks do not reach, as the surrogate sees it.
 Its doubt is that of all trials, failures among them, so it is rescaled to how well the better half is foretold (see
-`doubt`). And what it wrongly thinks poor it would never learn of, so every eighth network is a random neighbour of the
-front, as in local search, and every second while nothing new reaches the front; sooner one with an option that few
+`doubt`). Few trials do not tell genes that bend from genes that slope, so at first two fits have a say (see
+`Beliefs`). And what it wrongly thinks poor it would never learn of, so every eighth network is a random neighbour of
+the front, as in local search, and every second while nothing new reaches the front; sooner one with an option that few
 networks had, since an option that failed in bad company may be the best in good one.
 
 Shapes in names: N networks, M networks known, G genes, D columns of the surrogate, C costs, Z points or steps of f.
@@ -552,7 +553,8 @@ class Beliefs:
 
     def score(self, batch: Batch) -> Floats:
         """The expected hypervolume improvement (N), every fit as likely, up to a factor that is the same for all."""
-        return np.sum([belief.score(batch) for belief in self.each], axis=0)
+        total_N: Floats = np.sum([belief.score(batch) for belief in self.each], axis=0)
+        return total_N
 
 
 def doubt(residual_M: Floats, accuracy_M: Floats) -> float:
