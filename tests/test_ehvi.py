@@ -180,6 +180,8 @@ def test_every_fit_has_a_say_until_there_are_many_trials(monkeypatch: pytest.Mon
     for belief, theta in zip(both.each, thetas, strict=True):
         process = GaussianProcess(history.done.x, first.regret.scaled(history.accuracy), found.column_genes, theta)
         assert belief.process.mean(batch.x) == pytest.approx(process.mean(batch.x))
+    monkeypatch.setattr(ehvi, "MIXED", 30)
+    assert len(ehvi.Beliefs.of(history, found, memory, None).each) == 2
     monkeypatch.setattr(ehvi, "MIXED", 29)
     alone = ehvi.Beliefs.of(history, found, memory, None)
     assert alone.score(batch).tolist() == first.score(batch).tolist()
@@ -235,6 +237,13 @@ def test_a_surrogate_that_explains_failures_is_doubted_less_among_good_networks(
         assert belief.doubt == doubt(belief.process.left_out(), history.accuracy)
         doubts.append(belief.doubt)
     assert np.median(doubts) < 0.9
+
+
+def test_also_after_trials_that_one_fit_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ehvi, "MIXED", 0)
+    made = study(EHVISampler(Known(one_cost), seed=0), 30)
+    belief, history = believed(made)
+    assert belief.doubt == doubt(belief.process.left_out(), history.accuracy) < 0.9
 
 
 def test_f_begins_at_the_declared_floor_or_at_what_most_of_the_space_exceeds() -> None:
@@ -342,12 +351,12 @@ def test_it_finds_more_than_chance_and_never_repeats_itself() -> None:
         assert shares[0] > max(0.95, shares[1]), (seed, shares)
 
 
-@pytest.mark.parametrize("two", [False, True])
-def test_trials_under_way_are_not_proposed_again(two: bool) -> None:
+@pytest.mark.parametrize(("two", "trials", "share"), [(False, 40, 0.9), (False, 50, 0.95), (True, 50, 0.95)])
+def test_trials_under_way_are_not_proposed_again(two: bool, trials: int, share: float) -> None:
     sampler = EHVISampler(Known(costs if two else one_cost), seed=0)
-    made = study(sampler, 50, two=two, pending=8)
-    assert len({str(trial.params) for trial in made.trials}) == 50
-    assert volume([trial.params for trial in made.trials]) / volume(GRID) > 0.95
+    made = study(sampler, trials, two=two, pending=8)
+    assert len({str(trial.params) for trial in made.trials}) == trials
+    assert volume([trial.params for trial in made.trials]) / volume(GRID) > share
 
 
 def test_a_large_space_is_searched_around_the_front(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,11 +139,7 @@ class EHVISampler(StartupSampler):
             return {}
         genes = GeneTable(search_space)
         networks = self._memory.once(genes.text, lambda: Networks(genes, self._known))
-        if len(networks.cost_range[0]) != len(study.directions) - 1:
-            raise ValueError(
-                f"the sampler ehvi is told {len(networks.cost_range[0])} costs by known.costs, but the study minimises "
-                f"{len(study.directions) - 1} objectives"
-            )
+        _check_costs(networks, study)
         others = [one for one in study.get_trials(deepcopy=False) if one.number != trial.number]
         history = History.of([one for one in others if search_space.keys() <= one.params.keys()], study, networks)
         belief = Beliefs.of(history, networks, self._memory, self._accuracy_floor)
@@ -176,6 +172,14 @@ def _accuracy_column(study: Study) -> int:
             f"{[direction.name.lower() for direction in study.directions]}"
         )
     return columns[0]
+
+
+def _check_costs(networks: Networks, study: Study) -> None:
+    told, minimised = len(networks.cost_range[0]), len(study.directions) - 1
+    if told != minimised:
+        raise ValueError(
+            f"the sampler ehvi is told {told} costs by known.costs, but the study minimises {minimised} objectives"
+        )
 
 
 # ---- networks as codes -------------------------------------------------------------------------------------------
