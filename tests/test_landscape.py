@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 
@@ -14,14 +15,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from spaces import small, spaces
 
-from nas.arch import Architecture
+from nas.arch import Architecture, Stage
 from nas.cost.formula import cost
 from nas.cost.landscape import Landscape
 from nas.cost.measure import measure
-from nas.cost.table import COSTS, Counts, _distinct, price
+from nas.cost.table import COSTS, Counts, PartPrices, _distinct, price
 from nas.report import write_landscape
 from nas.report.landscape import figure, info
-from nas.space import InvalidGenotype, SearchSpace, shipped_spaces
+from nas.space import Choose, InvalidGenotype, Option, SearchSpace, shipped_spaces
 
 TINY = SearchSpace.load("tiny")
 FEW = 400
@@ -89,6 +90,30 @@ def test_rows_are_priced_by_themselves() -> None:
     assert np.array_equal(price(TINY, codes[order]).costs, whole.costs[order])
     assert np.array_equal(price(TINY, codes[7:8]).costs, whole.costs[7:8])
     assert price(TINY, codes[:0]).costs.shape == (0, 3)
+
+
+def test_a_stage_is_read_once_whatever_the_genes_say_that_do_not_act(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that a stage asked for, each time that one was read."""
+    space, read = SearchSpace.load("cifar"), []
+    plain = SearchSpace.stage
+
+    def stage(self: SearchSpace, index: int, in_channels: int, choose: Choose) -> Stage:
+        answers: dict[str, Option] = {}
+
+        def noted(name: str, options: Sequence[Option]) -> Option:
+            answers[name] = choose(name, options)
+            return answers[name]
+
+        try:
+            return plain(self, index, in_channels, noted)
+        finally:
+            read.append((index, in_channels, tuple(answers.items())))
+
+    monkeypatch.setattr(SearchSpace, "stage", stage)
+    parts = PartPrices(space)
+    for seed in range(2):
+        price(space, _random_codes(space, 300, seed), parts)
+    assert len(read) == len(set(read)) > 0
 
 
 def test_a_table_that_does_not_fit_the_space_is_refused() -> None:

@@ -9,8 +9,9 @@ Shapes in names: N networks, G genes, C the counts, by default the three costs i
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import accumulate
+from operator import attrgetter
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -38,7 +39,7 @@ class Counting:
     by_part: Callable[[Architecture, int], Sequence[Sequence[int]]]
 
 
-EXACT = Counting(COSTS, lambda arch, side: [astuple(cost) for _, cost in cost_by_stage(arch, side)])
+EXACT = Counting(COSTS, lambda arch, side: [attrgetter(*COSTS)(cost) for _, cost in cost_by_stage(arch, side)])
 """The costs and nothing else."""
 
 
@@ -102,25 +103,39 @@ class PartPrices:
         self._priced: dict[tuple[int, int, int, int], tuple[int, ...]] = {}
         self._sides: dict[Stem, tuple[int, ...]] = {}
         self._read: dict[tuple[int, int, tuple[int, ...]], Read] = {}
+        self._asks: dict[tuple[int, ...], int | Read] = {}
 
     def read(self, index: int, in_channels: int, codes: tuple[int, ...]) -> Read:
         """Stage `index` (from 0) behind `in_channels` channels, from a code for each of `space.stage_genes(index)`."""
         known = (index, in_channels, codes)
         if known not in self._read:
-            genes = self.space.stage_genes(index)
-            choices = {gene.name: gene.options[code] for gene, code in zip(genes, codes, strict=True)}
-            asked = set[str]()
-
-            def choose(name: str, _: Sequence[Option]) -> Option:
-                asked.add(name)
-                return choices[name]
-
-            try:
-                stage: Stage | None = self.space.stage(index, in_channels, choose)
-            except InvalidGenotype:
-                stage = None
-            self._read[known] = Read(self.stages.of(stage), tuple(gene.name in asked for gene in genes))
+            answered: tuple[int, ...] = (index, in_channels)
+            while isinstance(asks := self._asks.get(answered), int):
+                answered = (*answered, codes[asks])
+            self._read[known] = asks or self._new(index, in_channels, codes)
         return self._read[known]
+
+    def _new(self, index: int, in_channels: int, codes: tuple[int, ...]) -> Read:
+        """Keeps in `_asks` the gene that it asks for after each answer: those that do not act make no other stage."""
+        genes = self.space.stage_genes(index)
+        place = {gene.name: at for at, gene in enumerate(genes)}
+        answered: tuple[int, ...] = (index, in_channels)
+        asked = set[int]()
+
+        def choose(name: str, _: Sequence[Option]) -> Option:
+            nonlocal answered
+            self._asks[answered] = gene = place[name]
+            answered = (*answered, codes[gene])
+            asked.add(gene)
+            return genes[gene].options[codes[gene]]
+
+        try:
+            stage: Stage | None = self.space.stage(index, in_channels, choose)
+        except InvalidGenotype:
+            stage = None
+        read = Read(self.stages.of(stage), tuple(at in asked for at in range(len(genes))))
+        self._asks[answered] = read
+        return read
 
     def stem(self, header: Header) -> Counts:
         plain = Stage(depth=1, out_channels=1, inner_channels=1, stride=1, projects=True)
