@@ -13,7 +13,7 @@ Shapes in names: N networks, T terms.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from nas.arch import Architecture, SelectiveKernel, SplitAttention, Stage
 from nas.cost.formula import cost_by_stage
-from nas.cost.table import COSTS, Counting, Counts
+from nas.cost.table import COSTS, Counting, Counts, in_order
 from nas.evidence import MIN_PAIRS, Correlation, bootstrap, spearman
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def terms_by_part(arch: Architecture, input_size: int) -> list[tuple[int, ...]]:
         has = [stage is not None and test(stage) for test in KINDS.values()]
         depth = 0 if stage is None else stage.depth
         by_kind = (*(depth * one for one in has), *(cost.activations * one for one in has))
-        counted.append((*astuple(cost), int(not counted), depth, *by_kind))
+        counted.append((*in_order(cost), int(not counted), depth, *by_kind))
     return counted
 
 

@@ -24,6 +24,9 @@ from nas.space import Header, InvalidGenotype, Option, SearchSpace
 COSTS = tuple(field.name for field in fields(Cost))
 """The columns of a table of costs."""
 
+in_order = attrgetter(*COSTS)
+"""The costs of a `Cost` as a tuple; `astuple` copies each and takes some 40 times as long."""
+
 Counts = NDArray[np.int64]
 Part = TypeVar("Part", bound=Hashable)
 
@@ -39,7 +42,7 @@ class Counting:
     by_part: Callable[[Architecture, int], Sequence[Sequence[int]]]
 
 
-EXACT = Counting(COSTS, lambda arch, side: [attrgetter(*COSTS)(cost) for _, cost in cost_by_stage(arch, side)])
+EXACT = Counting(COSTS, lambda arch, side: [in_order(cost) for _, cost in cost_by_stage(arch, side)])
 """The costs and nothing else."""
 
 
@@ -102,37 +105,33 @@ class PartPrices:
         self.stages = Numbers[Stage | None](None)
         self._priced: dict[tuple[int, int, int, int], tuple[int, ...]] = {}
         self._sides: dict[Stem, tuple[int, ...]] = {}
-        self._read: dict[tuple[int, int, tuple[int, ...]], Read] = {}
-        self._asks: dict[tuple[int, ...], int | Read] = {}
+        self._asks: dict[tuple[int, ...], int | Read] = {}  # by index, channels and the codes answered so far
 
     def read(self, index: int, in_channels: int, codes: tuple[int, ...]) -> Read:
         """Stage `index` (from 0) behind `in_channels` channels, from a code for each of `space.stage_genes(index)`."""
-        known = (index, in_channels, codes)
-        if known not in self._read:
-            answered: tuple[int, ...] = (index, in_channels)
-            while isinstance(asks := self._asks.get(answered), int):
-                answered = (*answered, codes[asks])
-            self._read[known] = asks or self._new(index, in_channels, codes)
-        return self._read[known]
+        answered: tuple[int, ...] = (index, in_channels)
+        while isinstance(asks := self._asks.get(answered), int):
+            answered = (*answered, codes[asks])
+        return asks or self._new(index, in_channels, codes)
 
     def _new(self, index: int, in_channels: int, codes: tuple[int, ...]) -> Read:
-        """Keeps in `_asks` the gene that it asks for after each answer: those that do not act make no other stage."""
+        """Keeps in `_asks` which gene the stage asks for after which answers: genes that do not act make no other."""
         genes = self.space.stage_genes(index)
         place = {gene.name: at for at, gene in enumerate(genes)}
-        answered: tuple[int, ...] = (index, in_channels)
-        asked = set[int]()
+        asked: list[int] = []
 
         def choose(name: str, _: Sequence[Option]) -> Option:
-            nonlocal answered
-            self._asks[answered] = gene = place[name]
-            answered = (*answered, codes[gene])
-            asked.add(gene)
-            return genes[gene].options[codes[gene]]
+            asked.append(place[name])
+            return genes[place[name]].options[codes[place[name]]]
 
         try:
             stage: Stage | None = self.space.stage(index, in_channels, choose)
         except InvalidGenotype:
             stage = None
+        answered: tuple[int, ...] = (index, in_channels)
+        for gene in asked:
+            self._asks[answered] = gene
+            answered = (*answered, codes[gene])
         read = Read(self.stages.of(stage), tuple(at in asked for at in range(len(genes))))
         self._asks[answered] = read
         return read
