@@ -44,16 +44,14 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _require_count(name: str, value: object, minimum: int = 1) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    _require(
-        whole and value >= minimum,  # type: ignore[operator]
-        f"{name} must be a whole number of at least {minimum}, but got {value!r}",
-    )
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ValueError(f"{name} must be a whole number of at least {minimum}, but got {value!r}")
 
 
 def _require_choice(name: str, value: object, choices: Any) -> None:
     options = get_args(choices)
-    _require(value in options, f"{name} must be one of {', '.join(options)}, but got {value!r}")
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(options)}, but got {value!r}")
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -12,7 +12,7 @@ import itertools
 import random
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
@@ -46,6 +46,8 @@ FORMAT = 1
 Option = str | int | float
 Choose = Callable[[str, Sequence[Option]], Option]
 """Picks one of the options offered for the gene of that name."""
+Mixings = frozenset[tuple[Any, ...]]
+"""Cardinality, radix and kernel set, several of each."""
 Result = TypeVar("Result")
 
 
@@ -455,27 +457,19 @@ class SearchSpace:
         def still(name: str) -> tuple[Any, ...]:
             return self._open(name, index, picked)
 
-        def fits(out: int, cardinality: Any, radix: Any, kernels: Any) -> bool:
+        def fitting(out: int) -> Mixings:
             # In a basic block the mixer reads the block's input, which is wider or narrower in the first block only.
             inputs = (in_channels, out) if depth > 1 else (in_channels,)
-            return all(self._mixer(width, out, cardinality, radix, kernels) is not None for width in inputs)
+            return self._fitting(inputs, out, (still("cardinality"), still("radix"), still("kernels")))
 
         multiplier = pick("width_multiplier")
         depth = pick("depth")
-        width = pick(
-            "width",
-            lambda w: any(
-                fits(self._out_channels(w, multiplier), k, r, s)
-                for k, r, s in itertools.product(still("cardinality"), still("radix"), still("kernels"))
-            ),
-        )
+        width = pick("width", lambda w: bool(fitting(self._out_channels(w, multiplier))))
         out = self._out_channels(width, multiplier)
-        k = pick(
-            "cardinality",
-            lambda k: any(fits(out, k, r, s) for r, s in itertools.product(still("radix"), still("kernels"))),
-        )
-        r = pick("radix", lambda r: any(fits(out, k, r, s) for s in still("kernels")))
-        s = pick("kernels", lambda s: fits(out, k, r, s))
+        fits = fitting(out)
+        k = pick("cardinality", lambda k: any(k == one for one, _, _ in fits))
+        r = pick("radix", lambda r: any((k, r) == (one, other) for one, other, _ in fits))
+        s = pick("kernels", lambda s: (k, r, s) in fits)
         found = self._mixer(in_channels, out, k, r, s)
         assert found is not None
         mixer, inner = found
@@ -504,6 +498,21 @@ class SearchSpace:
         if kind not in ("cse", "scse"):
             return Gate(kind=kind)
         return Gate(kind=kind, hidden=max(out_channels // pick("reduction"), self.fixed.attention.gate_min_hidden))
+
+    @cached_property
+    def _fits(self) -> dict[Hashable, Mixings]:
+        return {}
+
+    def _fitting(self, inputs: tuple[int, ...], out: int, options: tuple[tuple[Any, ...], ...]) -> Mixings:
+        """Which cardinality, radix and kernel set of the options fit blocks that read and put out so many channels."""
+        arguments = (inputs if self.fixed.block == "basic" else (), out, options)
+        if arguments not in self._fits:
+            self._fits[arguments] = frozenset(
+                mixing
+                for mixing in itertools.product(*options)
+                if all(self._mixer(width, out, *mixing) is not None for width in inputs)
+            )
+        return self._fits[arguments]
 
     @cached_property
     def _mixers(self) -> dict[tuple[int, int, int, int, str], tuple[Mixer, int] | None]:
