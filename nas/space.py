@@ -46,13 +46,19 @@ FORMAT = 1
 Option = str | int | float
 Choose = Callable[[str, Sequence[Option]], Option]
 """Picks one of the options offered for the gene of that name."""
-Mixings = frozenset[tuple[Any, ...]]
-"""Cardinality, radix and kernel set, several of each."""
 Result = TypeVar("Result")
 
 
 class InvalidGenotype(ValueError):
     """The choices name no network of the space."""
+
+
+class Mixings(NamedTuple):
+    """What fits a stage: cardinalities, the radices of each, and the kernel sets of each cardinality and radix."""
+
+    cardinalities: tuple[Any, ...]
+    radices: dict[Any, tuple[Any, ...]]
+    kernels: dict[tuple[Any, Any], tuple[Any, ...]]
 
 
 class _Strict(BaseModel):
@@ -424,17 +430,16 @@ class SearchSpace:
         stage: int,
         picked: dict[str, Option],
         choose: Choose,
-        valid: Callable[[Option], bool] | None,
+        fitting: tuple[Option, ...] | None,
     ) -> Option:
-        """The option of a gene: chosen before for the whole network, the only one, or asked for."""
+        """The option of a gene: chosen before for the whole network, the only one, or asked for; None: all fit."""
         scope = self.scopes[name]
         label = f"{name}.{stage + 1}" if scope.per_stage else name
-        known = label in picked
-        options = (picked[label],) if known else scope.of(stage)
-        offered = options if valid is None else tuple(option for option in options if valid(option))
+        options = self._open(name, stage, picked)
+        offered = options if fitting is None else fitting
         if not offered:
             raise InvalidGenotype(f"no option of {label} fits stage {stage + 1}: its options are {list(options)}")
-        if known or len(scope.of(stage)) == 1:
+        if label in picked or len(scope.of(stage)) == 1:
             return offered[0]
         picked[label] = choose(label, offered)
         if picked[label] not in offered:
@@ -451,25 +456,26 @@ class SearchSpace:
     def _stage(self, index: int, in_channels: int, picked: dict[str, Option], choose: Choose) -> Stage:
         """One stage. Genes are asked in an order in which each one's valid options follow from those before."""
 
-        def pick(name: str, valid: Callable[[Option], bool] | None = None) -> Any:
-            return self._pick(name, index, picked, choose, valid)
+        def pick(name: str, fitting: tuple[Any, ...] | None = None) -> Any:
+            return self._pick(name, index, picked, choose, fitting)
 
         def still(name: str) -> tuple[Any, ...]:
             return self._open(name, index, picked)
 
-        def fitting(out: int) -> Mixings:
+        def mixings(out: int) -> Mixings:
             # In a basic block the mixer reads the block's input, which is wider or narrower in the first block only.
             inputs = (in_channels, out) if depth > 1 else (in_channels,)
-            return self._fitting(inputs, out, (still("cardinality"), still("radix"), still("kernels")))
+            return self._mixings(inputs, out, (still("cardinality"), still("radix"), still("kernels")))
 
         multiplier = pick("width_multiplier")
         depth = pick("depth")
-        width = pick("width", lambda w: bool(fitting(self._out_channels(w, multiplier))))
+        widths = still("width")
+        width = pick("width", tuple(w for w in widths if mixings(self._out_channels(w, multiplier)).cardinalities))
         out = self._out_channels(width, multiplier)
-        fits = fitting(out)
-        k = pick("cardinality", lambda k: any(k == one for one, _, _ in fits))
-        r = pick("radix", lambda r: any((k, r) == (one, other) for one, other, _ in fits))
-        s = pick("kernels", lambda s: (k, r, s) in fits)
+        fit = mixings(out)
+        k = pick("cardinality", fit.cardinalities)
+        r = pick("radix", fit.radices[k])
+        s = pick("kernels", fit.kernels[k, r])
         found = self._mixer(in_channels, out, k, r, s)
         assert found is not None
         mixer, inner = found
@@ -503,16 +509,22 @@ class SearchSpace:
     def _fits(self) -> dict[Hashable, Mixings]:
         return {}
 
-    def _fitting(self, inputs: tuple[int, ...], out: int, options: tuple[tuple[Any, ...], ...]) -> Mixings:
-        """Which cardinality, radix and kernel set of the options fit blocks that read and put out so many channels."""
+    def _mixings(self, inputs: tuple[int, ...], out: int, options: tuple[tuple[Any, ...], ...]) -> Mixings:
+        """Of the options, what fits blocks that read and put out so many channels."""
         arguments = (inputs if self.fixed.block == "basic" else (), out, options)
         if arguments not in self._fits:
-            self._fits[arguments] = frozenset(
-                mixing
-                for mixing in itertools.product(*options)
-                if all(self._mixer(width, out, *mixing) is not None for width in inputs)
-            )
+            self._fits[arguments] = self._new_mixings(inputs, out, *options)
         return self._fits[arguments]
+
+    def _new_mixings(
+        self, inputs: tuple[int, ...], out: int, ks: tuple[int, ...], rs: tuple[int, ...], sets: tuple[str, ...]
+    ) -> Mixings:
+        def fits(k: int, r: int, s: str) -> bool:
+            return all(self._mixer(width, out, k, r, s) is not None for width in inputs)
+
+        kernels = {(k, r): tuple(s for s in sets if fits(k, r, s)) for k, r in itertools.product(ks, rs)}
+        radices = {k: tuple(r for r in rs if kernels[k, r]) for k in ks}
+        return Mixings(tuple(k for k in ks if radices[k]), radices, kernels)
 
     @cached_property
     def _mixers(self) -> dict[tuple[int, int, int, int, str], tuple[Mixer, int] | None]:
