@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spaces import small, spaces
 
-from nas.arch import Architecture, Conv, SelectiveKernel, SplitAttention
+from nas.arch import Architecture, Conv, SelectiveKernel, SplitAttention, Stem
 from nas.space import InvalidGenotype, SearchSpace, every, shipped_spaces
 from nas.zoo import architecture_from_reference
 
@@ -70,6 +70,20 @@ def test_neighbours_differ_in_one_gene_and_see_each_other(name: str, seed: int) 
         code = space.encode(other)
         assert sum(own[gene] != code[gene] for gene in own.keys() & code.keys()) <= 1
         assert arch.key in {back.key for back in space.neighbours(other)}
+
+
+@given(space=spaces(), index=st.integers(0, 1), channels=st.sampled_from([8, 12, 16]), seed=st.integers(0, 2**32))
+def test_every_option_that_a_stage_offers_leads_to_one_that_can_be_built(
+    space: SearchSpace, index: int, channels: int, seed: int
+) -> None:
+    rng = random.Random(seed)
+    try:
+        stage = space.stage(index, channels, lambda _, options: rng.choice(options))
+    except InvalidGenotype as error:
+        assert str(error).startswith("no option of width")  # the first gene that can have none
+        return
+    stem = Stem(kind="conv3x3", channels=(channels,), strides=(1,))
+    Architecture(in_channels=1, num_classes=10, stem=stem, block=space.fixed.block, stages=(stage,))
 
 
 def test_neighbours_reach_the_whole_tiny_space() -> None:
