@@ -54,11 +54,11 @@ class InvalidGenotype(ValueError):
 
 
 class Mixings(NamedTuple):
-    """What fits a stage: cardinalities, the radices of each, and the kernel sets of each cardinality and radix."""
+    """What fits a stage: cardinalities, the radices of each, and of both the kernel sets with mixer and inner width."""
 
-    cardinalities: tuple[Any, ...]
-    radices: dict[Any, tuple[Any, ...]]
-    kernels: dict[tuple[Any, Any], tuple[Any, ...]]
+    cardinalities: tuple[int, ...]
+    radices: dict[int, tuple[int, ...]]
+    kernels: dict[tuple[int, int], dict[str, tuple[Mixer, int]]]
 
 
 class _Strict(BaseModel):
@@ -439,7 +439,7 @@ class SearchSpace:
         offered = options if fitting is None else fitting
         if not offered:
             raise InvalidGenotype(f"no option of {label} fits stage {stage + 1}: its options are {list(options)}")
-        if label in picked or len(scope.of(stage)) == 1:
+        if len(options) == 1:
             return offered[0]
         picked[label] = choose(label, offered)
         if picked[label] not in offered:
@@ -463,8 +463,10 @@ class SearchSpace:
             return self._open(name, index, picked)
 
         def mixings(out: int) -> Mixings:
-            # In a basic block the mixer reads the block's input, which is wider or narrower in the first block only.
-            inputs = (in_channels, out) if depth > 1 else (in_channels,)
+            inputs: tuple[int, ...] = ()
+            if self.fixed.block == "basic":
+                # The mixer reads the block's input, which is wider or narrower in the first block only.
+                inputs = (in_channels, out) if depth > 1 else (in_channels,)
             return self._mixings(inputs, out, (still("cardinality"), still("radix"), still("kernels")))
 
         multiplier = pick("width_multiplier")
@@ -475,10 +477,8 @@ class SearchSpace:
         fit = mixings(out)
         k = pick("cardinality", fit.cardinalities)
         r = pick("radix", fit.radices[k])
-        s = pick("kernels", fit.kernels[k, r])
-        found = self._mixer(in_channels, out, k, r, s)
-        assert found is not None
-        mixer, inner = found
+        s = pick("kernels", tuple(fit.kernels[k, r]))
+        mixer, inner = fit.kernels[k, r][s]
         gate = Gate()
         if self.fixed.gate_on_attention or isinstance(mixer, Conv):
             gate = self._gate(pick, out)
@@ -510,8 +510,8 @@ class SearchSpace:
         return {}
 
     def _mixings(self, inputs: tuple[int, ...], out: int, options: tuple[tuple[Any, ...], ...]) -> Mixings:
-        """Of the options, what fits blocks that read and put out so many channels."""
-        arguments = (inputs if self.fixed.block == "basic" else (), out, options)
+        """Of the options, what fits blocks of `out` channels whose mixers read so many; none: their inner width."""
+        arguments = (inputs, out, options)
         if arguments not in self._fits:
             self._fits[arguments] = self._new_mixings(inputs, out, *options)
         return self._fits[arguments]
@@ -519,25 +519,15 @@ class SearchSpace:
     def _new_mixings(
         self, inputs: tuple[int, ...], out: int, ks: tuple[int, ...], rs: tuple[int, ...], sets: tuple[str, ...]
     ) -> Mixings:
-        def fits(k: int, r: int, s: str) -> bool:
-            return all(self._mixer(width, out, k, r, s) is not None for width in inputs)
-
-        kernels = {(k, r): tuple(s for s in sets if fits(k, r, s)) for k, r in itertools.product(ks, rs)}
+        kernels: dict[tuple[int, int], dict[str, tuple[Mixer, int]]] = {}
+        for k, r in itertools.product(ks, rs):
+            found = {s: self._mixer(inputs, out, k, r, s) for s in sets}
+            kernels[k, r] = {s: mixing for s, mixing in found.items() if mixing is not None}
         radices = {k: tuple(r for r in rs if kernels[k, r]) for k in ks}
         return Mixings(tuple(k for k in ks if radices[k]), radices, kernels)
 
-    @cached_property
-    def _mixers(self) -> dict[tuple[int, int, int, int, str], tuple[Mixer, int] | None]:
-        return {}
-
-    def _mixer(self, in_channels: int, out: int, k: int, r: int, s: str) -> tuple[Mixer, int] | None:
+    def _mixer(self, inputs: tuple[int, ...], out: int, k: int, r: int, s: str) -> tuple[Mixer, int] | None:
         """The mixer of cardinality K, radix R and kernel set S with its inner width, or None where there is none."""
-        arguments = (in_channels if self.fixed.block == "basic" else 0, out, k, r, s)
-        if arguments not in self._mixers:
-            self._mixers[arguments] = self._new_mixer(*arguments)
-        return self._mixers[arguments]
-
-    def _new_mixer(self, in_channels: int, out: int, k: int, r: int, s: str) -> tuple[Mixer, int] | None:
         if out % self.fixed.expansion:
             return None
         inner = self._inner_channels(out // self.fixed.expansion, k)
@@ -545,9 +535,9 @@ class SearchSpace:
         mixer = self._mix(inner, k, r, kernels) if inner else None
         if mixer is None:
             return None
-        mixed = in_channels or inner
         groups = k * (r or (len(kernels) if self.fixed.split_input else 1))
-        return (mixer, inner) if mixed % groups == 0 and inner % k == 0 else None
+        fits = inner % k == 0 and all(width % groups == 0 for width in inputs or (inner,))
+        return (mixer, inner) if fits else None
 
     def _inner_channels(self, planes: int, cardinality: int) -> int:
         """floor(planes x base_width / 64) x K (ResNeXt, section 3); without base_width the planes themselves."""
