@@ -201,7 +201,8 @@ class Asked:
 
 
 def ehvi(asked: Asked, floor: float | None = None) -> BaseSampler:
-    known = Known(asked.problem.known_costs, admit=asked.admit, keys=asked.problem.known_keys)
+    problem = asked.problem
+    known = Known(problem.known_costs, admit=asked.admit, keys=problem.known_keys, space=problem.space)
     return EHVISampler(known, seed=asked.seed, accuracy_floor=floor, memory=asked.memory)
 
 

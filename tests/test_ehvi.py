@@ -290,11 +290,14 @@ def test_many_trials_are_remembered_by_their_best_and_a_spread() -> None:
 # ---- proposals ---------------------------------------------------------------------------------------------------
 
 
-def proposals(trials: Sequence[optuna.trial.FrozenTrial], seeds: int = 12) -> list[dict[str, Any]]:
-    """What so many seeds propose after these trials."""
+def proposals(
+    trials: Sequence[optuna.trial.FrozenTrial], seeds: int = 12, space: dict[str, BaseDistribution] | None = None
+) -> list[dict[str, Any]]:
+    """What so many seeds propose after these trials, `space` told."""
     asked = []
     for seed in range(seeds):
-        made = optuna.create_study(directions=["maximize", "minimize"], sampler=EHVISampler(Known(one_cost), seed=seed))
+        sampler = EHVISampler(Known(one_cost, space=space), seed=seed)
+        made = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
         made.add_trials(trials)
         asked.append(made.ask(SPACE).params)
     return asked
@@ -319,11 +322,72 @@ def test_options_that_few_networks_had_come_sooner_among_neighbours() -> None:
     assert kinds.count("c") + kinds.count(None) >= 8
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=12))
-def test_the_rarest_option_is_what_the_fewest_share(codes: list[tuple[int, int]]) -> None:
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=12))
+def test_how_many_share_each_option(codes: list[tuple[int, int]]) -> None:
     codes_NG = np.array(list(itertools.product(range(4), repeat=2)))
-    expected = [min(sum(one[gene] == code[gene] for one in codes) for gene in range(2)) for code in codes_NG]
-    assert ehvi.rarest(codes_NG, np.array(codes)).tolist() == expected
+    expected = [[sum(one[gene] == code[gene] for one in codes) for gene in range(2)] for code in codes_NG]
+    assert ehvi.sharers(codes_NG, np.array(codes, np.int64).reshape(-1, 2)).tolist() == expected
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(0, 2)] * 4), min_size=1, max_size=8),
+    st.lists(st.tuples(*[st.integers(0, 2)] * 4), min_size=1, max_size=5),
+)
+def test_a_promise_counts_less_the_more_genes_differ_from_the_front(
+    codes: list[tuple[int]], front: list[tuple[int]]
+) -> None:
+    differ = [min(sum(a != b for a, b in zip(code, good, strict=True)) for good in front) for code in codes]
+    expected = [ehvi.AFAR ** (count / 4) for count in differ]
+    assert ehvi.nearness(np.array(codes), np.array(front)).tolist() == pytest.approx(expected)
+    assert ehvi.nearness(np.array(codes), np.zeros((0, 4), np.int64)).tolist() == [1.0] * len(codes)
+
+
+@pytest.mark.parametrize("whole", [20_000, 10])
+def test_of_equal_promises_the_one_near_the_front_is_proposed(whole: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = study(EHVISampler(Known(one_cost), seed=0), 21)
+    belief, history = believed(made)
+    front_NG = history.done.codes[belief.front]
+    monkeypatch.setattr(ehvi, "WHOLE", whole)
+    monkeypatch.setattr(ehvi.Beliefs, "score", lambda _, batch: np.ones(len(batch)))
+    codes_NG = ehvi.GeneTable(SPACE).codes(proposals(made.trials))
+    assert [int(np.count_nonzero(front_NG != code_G, axis=1).min()) for code_G in codes_NG] == [1] * 12
+
+
+@pytest.mark.parametrize("whole", [20_000, 10])
+def test_the_first_networks_share_few_options(whole: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all networks those that share the fewest; of some random ones more than the least, less than of chance."""
+    monkeypatch.setattr(ehvi, "WHOLE", whole)
+    genes = ehvi.GeneTable(SPACE)
+    tried = [finished(params) for params in GRID[:: len(GRID) // 4]]
+    under_way = optuna.trial.create_trial(state=TrialState.RUNNING, params=GRID[7], distributions=SPACE)
+    trials = [*tried[:-1], under_way]
+    assert len(trials) < ehvi.STARTUP_TRIALS
+    taken_NG = genes.codes([trial.params for trial in trials])
+
+    def shared(draws: int) -> list[int]:
+        monkeypatch.setattr(ehvi, "DRAWS", draws)
+        made = genes.codes(proposals(trials, space=SPACE, seeds=20))
+        assert len(np.unique(made, axis=0)) > 10
+        found: list[int] = ehvi.sharers(made, taken_NG).sum(axis=1).tolist()
+        return found
+
+    assert shared(100_000) == [ehvi.sharers(genes.all(), taken_NG).sum(axis=1).min()] * 20
+    assert sum(shared(100_000)) < sum(shared(8)) < sum(shared(1))
+
+
+def test_a_search_begins_with_networks_that_share_few_options() -> None:
+    """Eight at once, before any is trained: of the 8 widths, say, the first 8 networks have more than of chance."""
+    made = study(EHVISampler(Known(one_cost, space=SPACE), seed=0), 8, pending=9)
+    assert all(trial.state == TrialState.RUNNING for trial in made.trials)
+    counts = {name: len({trial.params[name] for trial in made.trials}) for name in SPACE}
+    assert counts["kind"] == 4 and counts["depth"] >= 6 and counts["width"] >= 6 and counts["rate"] == 5
+
+
+def test_networks_that_are_too_rare_to_be_found_are_left_to_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ehvi, "WHOLE", 10)
+    none = Known(lambda table: np.full((len(table["width"]), 1), np.nan), space=SPACE)
+    made = study(EHVISampler(none, seed=0), 12)
+    assert len({str(trial.params) for trial in made.trials}) > 6
 
 
 def test_a_search_that_stalls_asks_for_every_second_neighbour() -> None:
@@ -375,6 +439,9 @@ def test_what_must_not_be_trained_is_not_proposed() -> None:
     made = study(EHVISampler(limits, seed=0), 40)
     modelled = made.trials[ehvi.STARTUP_TRIALS :]
     assert all(price(trial.params)[0] <= 150 and trial.params["kind"] is not None for trial in modelled)
+    told = Known(capped, admit=lambda params: params["kind"] is not None, space=SPACE)
+    made = study(EHVISampler(told, seed=0), 10)
+    assert all(price(trial.params)[0] <= 150 and trial.params["kind"] is not None for trial in made.trials)
 
 
 def test_failed_trials_are_not_proposed_again() -> None:
@@ -411,8 +478,8 @@ def test_a_space_that_is_told_is_not_looked_for() -> None:
     assert list(sampler.infer_relative_search_space(made, made.trials[0])) == ["width"]
     found_out = EHVISampler(Known(one_cost), seed=0)
     assert found_out.infer_relative_search_space(made, made.trials[0]) == SPACE
-    proposals = [study(EHVISampler(Known(one_cost, space=space), seed=0), 20).trials for space in (None, SPACE)]
-    assert [trial.params for trial in proposals[0]] == [trial.params for trial in proposals[1]]
+    for trials in (made.trials, made.trials[:1]):
+        assert proposals(trials) == proposals(trials, space=SPACE)
 
 
 def test_when_nothing_is_left_it_draws_at_random() -> None:

@@ -7,14 +7,16 @@ the surrogate believes in among the networks of cost at most z,
 
 which for one cost is a finite sum over the steps of f, and for more a mean over quasi-random points z.
 
-Five things decide how well that searches. Accuracies far below the best would bend the surrogate, so it is fitted to
-the logarithm of the regret (see `LogRegret`). Cheap networks that are good for nothing would be worth a trial each
-wherever f begins too low, so f begins at what a share of the space's networks do not reach, as the surrogate sees it.
-Its doubt is that of all trials, failures among them, so it is rescaled to how well the better half is foretold (see
-`doubt`). Few trials do not tell genes that bend from genes that slope, so at first two fits have a say (see
-`Beliefs`). And what it wrongly thinks poor it would never learn of, so every eighth network is a random neighbour of
-the front, as in local search, and every second while nothing new reaches the front; sooner one with an option that few
-networks had, since an option that failed in bad company may be the best in good one.
+Seven things decide how well that searches. The first trials tell most when few of them share an option (see
+`EHVISampler._scattered`). Accuracies far below the best would bend the surrogate, so it is fitted to the logarithm of
+the regret (see `LogRegret`). Cheap networks that are good for nothing would be worth a trial each wherever f begins too
+low, so f begins at what a share of the space's networks do not reach, as the surrogate sees it. Its doubt is that of
+all trials, failures among them, so it is rescaled to how well the better half is foretold (see `doubt`). Few trials do
+not tell genes that bend from genes that slope, so at first two fits have a say (see `Beliefs`). Far from the front
+there are so many networks that the best promise among them is the most exaggerated one, so a promise counts less the
+farther away it is (see `nearness`). And what it wrongly thinks poor it would never learn of, so every eighth network is
+a random neighbour of the front, as in local search, and every second while nothing new reaches the front; sooner one
+with an option that few networks had, since an option that failed in bad company may be the best in good one.
 
 Shapes in names: N networks, M networks known, G genes, D columns of the surrogate, C costs, Z points or steps of f.
 """
@@ -40,7 +42,9 @@ from nas.search.startup import StartupSampler
 from nas.search.surrogate import Floats, GaussianProcess, Genes, embedded, fits
 
 STARTUP_TRIALS = 6
-"""Random trials before the first that is modelled."""
+"""Trials before the first that is modelled."""
+DRAWS = 8
+"""Each of them is the one of so many random networks whose options the fewest trials have."""
 WHOLE = 20_000
 """Search spaces of at most this many genotypes are scored to the last one."""
 DRAWN = 2_000
@@ -63,6 +67,8 @@ ASTRAY, ASTRAY_STALLED = 8, 2
 """One trial in so many is a random neighbour of the front; and one in so many while the search stalls."""
 STALLED = 16
 """A search stalls while none of so many last trials is on the front that the surrogate believes in."""
+AFAR = 1 / 64
+"""So much is believed of the promise of a network that shares no gene with any on the front."""
 UNINTERESTING = 0.3
 """Share of the space's networks whose accuracies lie below the region of interest, unless a floor is declared."""
 
@@ -109,7 +115,8 @@ class EHVISampler(StartupSampler):
     gives exactly. Parameters need finitely many values; those that not every trial has are drawn at random. Trials
     that run count as if their accuracy had come out as expected. A proposal depends on the study and on `seed` alone.
 
-    accuracy_floor: accuracies below are of no interest; None derives one (`UNINTERESTING`).
+    accuracy_floor: accuracies below are of no interest; None derives one (`UNINTERESTING`). startup_trials: to finish
+    before any is modelled, at least 2.
     Raises ValueError, when asked, for a study with other directions or another number of costs, a float without a step,
     and costs of 0 or less.
     """
@@ -123,14 +130,18 @@ class EHVISampler(StartupSampler):
         startup_trials: int = STARTUP_TRIALS,
         memory: Memory | None = None,
     ) -> None:
-        super().__init__(seed, max(startup_trials, 2), known.space)
+        super().__init__(seed, 0, known.space)
+        self._first_trials = max(startup_trials, 2)
         self._known = known
         self._accuracy_floor = accuracy_floor
         self._memory = memory or Memory()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         _accuracy_column(study)
-        return super().infer_relative_search_space(study, trial)
+        found = super().infer_relative_search_space(study, trial)
+        if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) >= self._first_trials:
+            return found
+        return {name: distribution for name, distribution in found.items() if _is_finite(distribution)}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -139,28 +150,47 @@ class EHVISampler(StartupSampler):
             return {}
         genes = GeneTable(search_space)
         networks = self._memory.once(genes.text, lambda: Networks(genes, self._known))
+        if networks.rare:
+            return {}
         _check_costs(networks, study)
         others = [one for one in study.get_trials(deepcopy=False) if one.number != trial.number]
         history = History.of([one for one in others if search_space.keys() <= one.params.keys()], study, networks)
-        belief = Beliefs.of(history, networks, self._memory, self._accuracy_floor)
-        for code_G in self._ranked(belief, history, networks):
+        for code_G in self._proposals(history, networks):
             params = genes.params(code_G)
             if self._known.admit is None or self._known.admit(params):
                 return params
         return {}
 
-    def _ranked(self, belief: Beliefs, history: History, networks: Networks) -> Iterator[NDArray[np.int64]]:
-        """Genotypes that are no trial's: the most promising first or, at times, neighbours of the front before them."""
+    def _proposals(self, history: History, networks: Networks) -> Iterator[NDArray[np.int64]]:
+        """Genotypes that are no trial's, the one to train before the others."""
         taken = {code_G.tobytes() for code_G in history.taken}
+        modelled = len(history.done) >= self._first_trials
+        ranked = self._ranked(history, networks) if modelled else self._scattered(history, networks)
+        return (code_G for code_G in ranked if code_G.tobytes() not in taken)
+
+    def _scattered(self, history: History, networks: Networks) -> Iterator[NDArray[np.int64]]:
+        """Random genotypes, of each few the one first whose options the fewest trials have.
+
+        Best-candidate sampling: D. P. Mitchell, Spectrally optimal sampling for distribution ray tracing, 1991.
+        """
+        codes_NG = self._rng.permutation(networks.random(self._rng).codes)
+        for first in range(0, len(codes_NG), DRAWS):
+            few_NG = codes_NG[first : first + DRAWS]
+            yield from few_NG[np.argsort(sharers(few_NG, history.taken).sum(axis=1), kind="stable")]
+
+    def _ranked(self, history: History, networks: Networks) -> Iterator[NDArray[np.int64]]:
+        """Genotypes, the most promising first or, at times, neighbours of the front before them."""
+        belief = Beliefs.of(history, networks, self._memory, self._accuracy_floor)
         front_NG = history.done.codes[belief.front]
         stalled = belief.front.max(initial=-1) < len(history.done) - STALLED
-        if len(taken) % (ASTRAY_STALLED if stalled else ASTRAY) == 0:
+        if len(np.unique(history.taken, axis=0)) % (ASTRAY_STALLED if stalled else ASTRAY) == 0:
             near_NG = _distinct(networks.read(networks.genes.neighbours(front_NG))).codes
-            turn_N = self._rng.exponential(1.0 + rarest(near_NG, history.taken))
-            yield from (code_G for code_G in near_NG[np.argsort(turn_N)] if code_G.tobytes() not in taken)
-        found, score_N = networks.candidates(self._rng, front_NG, belief.score)
-        ranked_NG = found.codes[np.lexsort((self._rng.random(len(found)), -score_N))]
-        yield from (code_G for code_G in ranked_NG if code_G.tobytes() not in taken)
+            turn_N = self._rng.exponential(1.0 + sharers(near_NG, history.taken).min(axis=1))
+            yield from near_NG[np.argsort(turn_N)]
+        found, score_N = networks.candidates(
+            self._rng, front_NG, lambda batch: belief.score(batch) * nearness(batch.codes, front_NG)
+        )
+        yield from found.codes[np.lexsort((self._rng.random(len(found)), -score_N))]
 
 
 def _accuracy_column(study: Study) -> int:
@@ -238,6 +268,10 @@ class GeneTable:
                 near[:, gene] = (near[:, gene] + step) % count
                 changed.append(near)
         return np.concatenate(changed) if changed else codes_NG[:0]
+
+
+def _is_finite(distribution: BaseDistribution) -> bool:
+    return not isinstance(distribution, FloatDistribution) or distribution.step is not None
 
 
 def _options(name: str, distribution: BaseDistribution) -> tuple[Any, ...]:
@@ -360,6 +394,11 @@ class Networks:
     def small(self) -> bool:
         return self.genes.size <= WHOLE
 
+    @property
+    def rare(self) -> bool:
+        """Whether so few networks of a large space may be trained that none was found: they are left to `admit`."""
+        return not self.small and len(self._standing[0]) == 0
+
     @cached_property
     def standing(self) -> Batch:
         """Networks that stand for the space: all of a small one, random ones of a larger."""
@@ -369,6 +408,10 @@ class Networks:
     @cached_property
     def _standing(self) -> tuple[NDArray[np.int64], Floats]:
         return self._admissible(self.genes.all() if self.small else self.genes.random(DRAWN, np.random.default_rng(0)))
+
+    def random(self, rng: np.random.Generator) -> Batch:
+        """Random networks: all of a small space, else as many as stand for it, drawn anew."""
+        return self.standing if self.small else _distinct(self.read(self.genes.random(DRAWN, rng)))
 
     def candidates(
         self, rng: np.random.Generator, front_NG: NDArray[np.int64], score: Callable[[Batch], Floats]
@@ -424,7 +467,7 @@ class History:
         column = _accuracy_column(study)
         taken_NG = networks.canonical(_codes(networks, trials))
         done = [row for row, trial in enumerate(trials) if trial.state == TrialState.COMPLETE]
-        values = np.array([trials[row].values for row in done])
+        values = np.array([trials[row].values for row in done]).reshape(-1, len(study.directions))
         batch = networks.trained(taken_NG[done], logarithms(np.delete(values, column, axis=1)))
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         return cls(batch, values[:, column], networks.read(_codes(networks, running)), taken_NG)
@@ -601,14 +644,23 @@ def _parameters(x_ND: Floats, accuracy_M: Floats, gene_D: Genes, memory: Memory)
     return memory.once(digest, lambda: fits(x, LogRegret.of(accuracy).scaled(accuracy), gene_D))
 
 
-def rarest(codes_NG: NDArray[np.int64], taken_MG: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many of M networks share an option with each of N, of its options the one that the fewest have."""
+def nearness(codes_NG: NDArray[np.int64], front_FG: NDArray[np.int64]) -> Floats:
+    """By what to multiply the promises of N networks: `AFAR` to the share of genes that the nearest of F has otherwise.
+
+    F networks of a front; without any, 1.
+    """
+    if len(front_FG) == 0:
+        return np.ones(len(codes_NG))
+    share_N = np.min([(codes_NG != code_G).mean(axis=1) for code_G in front_FG], axis=0)
+    weight_N: Floats = AFAR**share_N
+    return weight_N
+
+
+def sharers(codes_NG: NDArray[np.int64], taken_MG: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many of M networks have the option of each gene (N, G) of N networks."""
     counts = codes_NG.max(initial=0) + 1
-    shared = [
-        np.bincount(taken_M, minlength=counts)[code_N] for code_N, taken_M in zip(codes_NG.T, taken_MG.T, strict=True)
-    ]
-    least_N: NDArray[np.int64] = np.min(shared, axis=0)
-    return least_N
+    columns = zip(codes_NG.T, taken_MG.T, strict=True)
+    return np.stack([np.bincount(taken_M, minlength=counts)[code_N] for code_N, taken_M in columns], axis=1)
 
 
 def refitted_at(trials: int) -> int:
