@@ -19,7 +19,7 @@ from nas.cost.formula import cost
 from nas.executors import Result, Spec
 from nas.pareto import COSTS, DIRECTIONS
 from nas.record import Run, read_json
-from nas.search import Event, Finished, Proposed, SearchConfig, Started, run_search
+from nas.search import Event, Finished, Proposed, SearchConfig, Started, ehvi, run_search
 from nas.search.gate import Gate
 from nas.search.known import known
 from nas.search.samplers import SAMPLERS, Draw, Proposer, Setting, shared
@@ -65,6 +65,19 @@ def test_no_network_is_trained_twice_and_none_over_the_cap(finished: tuple[str, 
     assert trials["key"].is_unique
     assert trials["params"].max() <= CAP
     assert list(pd.read_csv(out / "s" / "trials.csv")["key"]) == list(trials["key"])
+
+
+def test_caps_that_hardly_any_network_meets_do_not_end_a_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a large space of which no random network is within the caps: beyond the startup trials, too."""
+    monkeypatch.setattr(ehvi, "WHOLE", 10)
+    monkeypatch.setattr(ehvi, "DRAWN", 1)
+    cap = sorted(cost(arch, 8).params for arch in SearchSpace.load("tiny"))[ehvi.STARTUP_TRIALS + 3]
+    search(tmp_path, sampler="ehvi", trials=ehvi.STARTUP_TRIALS + 3, max_params=cap)
+    trials = trials_of(tmp_path)
+    assert list(trials["state"]) == ["complete"] * (ehvi.STARTUP_TRIALS + 3)
+    assert trials["key"].is_unique and trials["params"].max() <= cap
 
 
 def test_the_record_is_what_was_scored(finished: tuple[str, Path]) -> None:
