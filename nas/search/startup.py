@@ -1,4 +1,4 @@
-"""What our own samplers share: random trials at first, and random values for parameters that not every trial has."""
+"""What our own samplers share: which parameters they propose together and from when on, and random values for all others."""
 
 from __future__ import annotations
 
