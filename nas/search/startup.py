@@ -1,4 +1,4 @@
-"""What our own samplers share: which parameters they propose together and from when on, and random values for all others."""
+"""What our own samplers share: which parameters they propose together, and from when on; all others are random."""
 
 from __future__ import annotations
 
