@@ -163,10 +163,9 @@ class EHVISampler(StartupSampler):
 
     def _proposals(self, history: History, networks: Networks) -> Iterator[NDArray[np.int64]]:
         """Genotypes that are no trial's, the one to train before the others."""
-        taken = {code_G.tobytes() for code_G in history.taken}
         modelled = len(history.done) >= self._first_trials
         ranked = self._ranked(history, networks) if modelled else self._scattered(history, networks)
-        return (code_G for code_G in ranked if code_G.tobytes() not in taken)
+        return (code_G for code_G in ranked if code_G.tobytes() not in history.distinct)
 
     def _scattered(self, history: History, networks: Networks) -> Iterator[NDArray[np.int64]]:
         """Random genotypes, of each few the one first whose options the fewest trials have.
@@ -183,7 +182,7 @@ class EHVISampler(StartupSampler):
         belief = Beliefs.of(history, networks, self._memory, self._accuracy_floor)
         front_NG = history.done.codes[belief.front]
         stalled = belief.front.max(initial=-1) < len(history.done) - STALLED
-        if len(np.unique(history.taken, axis=0)) % (ASTRAY_STALLED if stalled else ASTRAY) == 0:
+        if len(history.distinct) % (ASTRAY_STALLED if stalled else ASTRAY) == 0:
             near_NG = _distinct(networks.read(networks.genes.neighbours(front_NG))).codes
             turn_N = self._rng.exponential(1.0 + sharers(near_NG, history.taken).min(axis=1))
             yield from near_NG[np.argsort(turn_N)]
@@ -461,6 +460,11 @@ class History:
     accuracy: Floats
     pending: Batch
     taken: NDArray[np.int64]
+
+    @cached_property
+    def distinct(self) -> set[bytes]:
+        """The codes of all trials, each once."""
+        return {code_G.tobytes() for code_G in self.taken}
 
     @classmethod
     def of(cls, trials: Sequence[FrozenTrial], study: Study, networks: Networks) -> History:
