@@ -27,11 +27,17 @@ from nas.record import Run
 from nas.search import Event, Finished, GoesOn, Proposed, run_search
 from nas.search.halving import (
     AUDIT,
+    CAUTION,
     ETA,
     LEAST_ERROR,
+    LEAST_SPREAD,
     OPTIMISM,
     RUNGS,
+    STEADY,
     TRUST,
+    USUAL,
+    USUAL_SPREAD,
+    Extrapolation,
     Halving,
     Shown,
     best_first,
@@ -128,10 +134,6 @@ def counted_order(costs: Sequence[Point], accuracies: Sequence[float]) -> list[i
 
 def counted_next(trials: Sequence[Shown], count: int, floor: float, more: bool) -> set[int]:
     """All places that the rule allows at the highest rung where one should go on; the first by order goes."""
-
-    def error(value: float) -> float:
-        return max(1 - value, LEAST_ERROR)
-
     full = [trial for trial in trials if len(trial.accuracies) == count]
     for rung in range(count - 2, -1, -1):
         members = [i for i, trial in enumerate(trials) if len(trial.accuracies) > rung]
@@ -145,19 +147,51 @@ def counted_next(trials: Sequence[Shown], count: int, floor: float, more: bool) 
         gone = len([i for i in others if i not in waiting])
         by_rank = [i for i in ranked[: len(members) // ETA] if i in waiting and gone < len(others) // ETA]
         audits = [i for i in ranked if i in waiting and i in audited]
-        kept = sorted(error(one.accuracies[-1]) / error(one.accuracies[rung]) for one in full)
-        hopeful = []
-        for i in ranked:
-            if i in waiting and full:
-                hope = 1 - error(trials[i].accuracies[rung]) * float(np.quantile(kept, 1 - OPTIMISM))
+        gains, sure = dict.fromkeys(waiting, 0.0), []
+        if full:
+            expected, sd = counted_extrapolation(full, rung, [trials[i] for i in waiting])
+            limit = [*reference_point([[math.log(c) for c in one.costs] for one in trials]), -floor]
+            front = [(*(math.log(c) for c in one.costs), -one.accuracies[-1]) for one in full]
+            for i, log_error in zip(waiting, expected, strict=True):
                 cheaper = [one for one in full if all(a <= b for a, b in zip(one.costs, trials[i].costs, strict=True))]
-                if hope > max([floor, *(one.accuracies[-1] for one in cheaper)]):
-                    hopeful.append(i)
+                rival = max([floor, *(one.accuracies[-1] for one in cheaper)])
+                if 1 - math.exp(log_error + CAUTION * sd) > rival:
+                    sure.append(i)
+                point = (*(math.log(c) for c in trials[i].costs), math.exp(log_error - OPTIMISM * sd) - 1)
+                if -point[-1] > rival:
+                    gains[i] = round(hypervolume([*front, point], limit) - hypervolume(front, limit), 9)
         if more and len(trials) < SMALL_COHORT:
-            by_rank, hopeful = [], []
-        if by_rank or audits or hopeful:
-            return {[*by_rank, *audits, *hopeful][0]}
+            by_rank, sure = [], []
+        for group in (by_rank, audits, sure):
+            if group:
+                return {min(group, key=lambda i: (-gains[i], ranked.index(i)))}
     return set()
+
+
+def counted_extrapolation(full: Sequence[Shown], rung: int, of: Sequence[Shown]) -> tuple[list[float], float]:
+    """Logarithms of final errors, and their deviation: least squares, with rows that stand for the prior."""
+
+    def inputs(trials: Sequence[Shown]) -> Any:
+        return np.array(
+            [
+                [math.log(max(1 - one.accuracies[rung], LEAST_ERROR)), *(math.log(cost) for cost in one.costs)]
+                for one in trials
+            ]
+        ).reshape(-1, 1 + len(full[0].costs))
+
+    def design(trials: Sequence[Shown]) -> Any:
+        known = inputs(full)
+        spread = np.maximum(known.std(axis=0), LEAST_SPREAD)
+        return np.column_stack([np.ones(len(trials)), (inputs(trials) - known.mean(axis=0)) / spread])
+
+    columns = 1 + len(full[0].costs)
+    believed = np.sqrt(STEADY) * np.column_stack([np.zeros(columns), np.eye(columns)])
+    rows = np.concatenate([design(full), believed])
+    left = np.log([max(1 - one.accuracies[-1], LEAST_ERROR) for one in full]) - inputs(full)[:, 0]
+    targets = np.concatenate([left, np.zeros(columns)])
+    weights = np.linalg.lstsq(rows, targets)[0]
+    variance = (np.sum((targets - rows @ weights) ** 2) + USUAL * USUAL_SPREAD**2) / (len(full) + USUAL)
+    return (inputs(of)[:, 0] + design(of) @ weights).tolist(), math.sqrt(variance)
 
 
 def counted_audit(trials: Sequence[Shown], members: list[int], rung: int) -> list[int]:
@@ -298,7 +332,47 @@ def test_a_cheap_network_goes_on_when_its_hope_beats_all_that_cost_no_more() -> 
     assert Halving(2, audit=0, accuracy_floor=0.7).next([*dear, cheap]) is None
 
 
-def test_what_a_stopped_trial_promises_keeps_the_median_share_of_its_error() -> None:
+def test_of_two_the_one_goes_first_that_would_add_more_to_the_front() -> None:
+    full = audited([0.5, 0.6, 0.7, 0.8], [0.75, 0.8, 0.85, 0.9])  # half of the error is left; costs 1, 2, 3, 4
+    better, in_a_gap = Shown((4.1,), (0.81,), waits=True), Shown((0.1,), (0.55,), waits=True)
+    others = waiting(*[0.0] * 12, cost=50.0)
+    halving = Halving(2, audit=0, accuracy_floor=0.5)
+    assert best_first(np.array([[4.1], [0.1]]), np.array([0.81, 0.55])).tolist() == [0, 1]
+    assert halving.next([*full, better, in_a_gap, *others]) == 5
+    assert halving.next([*full, better, *others]) == 4
+
+
+def test_accuracies_are_extrapolated_by_the_share_of_error_that_costs_and_rung_leave() -> None:
+    by_share = [Shown((cost,), (1 - error, 1 - error / 2), waits=False) for cost, error in [(1.0, 0.5), (9.0, 0.2)]]
+    ones = [Shown((30.0,), (0.6,), waits=True), Shown((2.0,), (0.9,), waits=True)]
+    assert Extrapolation(by_share, 0, 1).accuracies(ones) == pytest.approx([0.8, 0.95])
+    dear_learn_longer = [
+        Shown((cost,), (0.5, 1 - 0.4 / math.sqrt(cost)), waits=False) for cost in (1.0, 2.0, 3.0, 4.0, 5.0) * 40
+    ]
+    found = Extrapolation(dear_learn_longer, 0, 1).accuracies([Shown((cost,), (0.5,), waits=True) for cost in (1, 16)])
+    assert found == pytest.approx([0.6, 0.9], abs=2e-3)
+
+
+def test_luck_is_counted_in_deviations_of_what_is_known() -> None:
+    one = waiting(0.6, cost=3.0)
+
+    def between(trained: Sequence[Shown]) -> float:
+        low, middle, high = (float(Extrapolation(trained, 0, 1).accuracies(one, luck)[0]) for luck in (-1, 0, 1))
+        assert (1 - low) / (1 - middle) == pytest.approx((1 - middle) / (1 - high))
+        return math.log((1 - low) / (1 - middle))
+
+    few = audited([0.5, 0.6, 0.7], [0.75, 0.8, 0.85])
+    scattered = audited([0.5] * 40, [0.7, 0.8] * 20)
+    assert 0 < between(few * 10) < between(few) < between(few[:1])
+    assert between(scattered) == pytest.approx(math.log(0.3 / 0.2) / 2, rel=0.1)
+
+
+def test_an_extrapolation_from_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="an extrapolation from rung 0 to 2 needs a trial that finished both"):
+        Extrapolation([], 0, 2)
+
+
+def test_what_a_stopped_trial_promises_keeps_the_share_of_its_error() -> None:
     trials = [
         Shown((1.0,), (0.5, 0.75), waits=False),
         Shown((1.0,), (0.8, 0.9), waits=False),

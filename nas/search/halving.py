@@ -3,11 +3,12 @@
 A rung is a budget at which every training that reaches it is evaluated. Asynchronous, as in ASHA (arXiv:1810.05934,
 algorithm 2): whenever there is room, the best trial that should go on does, else a new one begins. Three things let a
 trial go on from a rung: it is among the first 1/eta there, by non-domination rank and, within a rank, by hypervolume
-contribution, and fewer than 1/eta have gone on; or its accuracy, carried on as the luckier trials' went on, beats
-every fully trained network that costs no more, so that cheap networks are not crowded out by dear ones; or it is one
-of the first, the audit, which go on whatever they showed. A rung that does not rank these as the next one does has not
-earned that anything is stopped there: the audit then goes on. Until a cohort of networks has begun, none but the audit
-goes on: the best of a handful are soon surpassed.
+contribution, and fewer than 1/eta have gone on; or its final accuracy, extrapolated with caution, beats every fully
+trained network that costs no more, so that cheap networks are not crowded out by dear ones; or it is one of the first,
+the audit, which go on whatever they showed. Of each of these the one goes first whose final accuracy, extrapolated with
+optimism, would add most to the hypervolume of the fully trained networks (see `Extrapolation`). A rung that does not
+rank the audited ones as the next one does has not earned that anything is stopped there: the audit then goes on. Until
+a cohort of networks has begun, none but the audit goes on: the best of a handful are soon surpassed.
 
 ASHA lets any trial go on that is among the first 1/eta at some moment. A search whose proposals improve then trains
 half of them in full (measured with eta = 3: 99 of 200).
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.evidence import partial_spearman
-from nas.pareto import contributions, ranks, reference_point
+from nas.pareto import contributions, hypervolume, ranks, reference_point
 from nas.search.ehvi import UNINTERESTING
 
 Floats = NDArray[np.float64]
@@ -40,12 +41,19 @@ TRUST = 0.5
 """Least rank correlation of the audited trials at two rungs, costs held fixed; with less, twice as many are audited."""
 COHORT = 50
 """Networks that begin before any but the audited ones goes on, as long as new ones can begin."""
-OPTIMISM = 0.5
-"""Share of the fully trained networks that kept more of their error than the optimist expects."""
+OPTIMISM, CAUTION = 1.5, 0.5
+"""Standard deviations by which extrapolated accuracies are taken better, to say who goes first, and worse, to say who
+goes although enough have."""
 DIGITS = 9
-"""Decimals to which hypervolume contributions are told apart: equal ones may differ in the last digits of a float."""
+"""Decimals to which hypervolumes are told apart: equal ones may differ in the last digits of a float."""
+STEADY = 0.2
+"""Trials, a standard deviation off in rung error or costs, whose worth it is that all keep the same share of error."""
+USUAL_SPREAD, USUAL = 0.1, 2.0
+"""Of the logarithm of that share, before any trial is fully trained, and how many trials' worth that is."""
 LEAST_ERROR = 1e-3
 """Errors below count as this: they are a matter of single images."""
+LEAST_SPREAD = 0.1
+"""Of logarithms; what differs less among trained networks than this says little of others."""
 
 
 def rungs(budget: int, least: int, *, eta: int = ETA, most: int = RUNGS) -> tuple[int, ...]:
@@ -84,6 +92,46 @@ def best_first(costs_NC: Floats, accuracy_N: Floats) -> NDArray[np.int64]:
         rows = np.flatnonzero(rank_N == rank)
         share_N[rows] = contributions(losses[rows], reference)
     return np.lexsort((-share_N.round(DIGITS), rank_N))
+
+
+class Extrapolation:
+    """Accuracies at a later rung from those at an earlier one and from costs, as trials that reached both show.
+
+    The logarithm of the later error is normal about a linear function of the logarithms of the earlier error and of the
+    costs, since dear networks learn at another pace than cheap ones. Bayesian regression with a conjugate prior: errors
+    shrink by a factor that depends on neither (Bishop 2006, section 3.3.1 and exercise 3.12).
+    """
+
+    def __init__(self, reached: Sequence[Shown], rung: int, later: int) -> None:
+        """Raises ValueError unless some trial `reached` both."""
+        if not reached:
+            raise ValueError(
+                f"an extrapolation from rung {rung} to {later} needs a trial that finished both, but got none"
+            )
+        self._rung = rung
+        inputs_NI = self._inputs(reached)
+        self._middle_I, self._spread_I = inputs_NI.mean(axis=0), np.maximum(inputs_NI.std(axis=0), LEAST_SPREAD)
+        design_NW = self._design(reached)
+        left_N = np.log([_error(trial.accuracies[later]) for trial in reached]) - inputs_NI[:, 0]
+        prior_WW = STEADY * np.diag([0.0] + [1.0] * inputs_NI.shape[1])
+        self._weights_W = np.linalg.solve(design_NW.T @ design_NW + prior_WW, design_NW.T @ left_N)
+        away_N = left_N - design_NW @ self._weights_W
+        misfit = away_N @ away_N + self._weights_W @ prior_WW @ self._weights_W + USUAL * USUAL_SPREAD**2
+        self._sd = math.sqrt(misfit / (len(reached) + USUAL))
+
+    def accuracies(self, trials: Sequence[Shown], luck: float = 0.0) -> Floats:
+        """Later accuracies (N), `luck` standard deviations of the logarithm of the error better than expected."""
+        log_error_N = self._inputs(trials)[:, 0] + self._design(trials) @ self._weights_W - luck * self._sd
+        found_N: Floats = 1 - np.exp(log_error_N)
+        return found_N
+
+    def _inputs(self, trials: Sequence[Shown]) -> Floats:
+        log_error_N = np.log([_error(trial.accuracies[self._rung]) for trial in trials])
+        return np.column_stack([log_error_N, np.log(_costs(trials))])
+
+    def _design(self, trials: Sequence[Shown]) -> Floats:
+        inputs_NI = (self._inputs(trials) - self._middle_I) / self._spread_I
+        return np.column_stack([np.ones(len(trials)), inputs_NI])
 
 
 class Halving:
@@ -125,9 +173,10 @@ class Halving:
         others = [place for place in members if place not in audited]
         gone = sum(place not in here for place in others)
         first = order[: len(members) // self._eta] if gone < len(others) // self._eta else []
-        hopeful = self._hopeful(trials, sorted(here), rung)
-        groups = (first, audited, hopeful)
-        return [place for group in groups for place in order if place in group and place in here]
+        waiting = [place for place in order if place in here]
+        gains, sure = self._promises(trials, waiting, rung)
+        waiting.sort(key=lambda place: -gains[place])
+        return [place for group in (first, audited, sure) for place in waiting if place in group]
 
     def _audited(self, trials: Sequence[Shown], members: list[int], rung: int) -> list[int]:
         """The first of the `members` of a rung: as many as it took until they were ranked as at the next rung."""
@@ -143,18 +192,27 @@ class Halving:
         accuracy_N = np.array([trials[place].accuracies[rung] for place in members])
         return [members[row] for row in best_first(_costs([trials[place] for place in members]), accuracy_N)]
 
-    def _hopeful(self, trials: Sequence[Shown], here: list[int], rung: int) -> set[int]:
-        """Those whose optimistic final accuracy beats all fully trained networks of at most their costs."""
+    def _promises(self, trials: Sequence[Shown], waiting: list[int], rung: int) -> tuple[dict[int, float], set[int]]:
+        """What each of `waiting` would add, extrapolated with optimism, to the volume of the fully trained networks.
+
+        And those that with caution beat all fully trained networks of at most their costs, and the floor.
+        """
         full = [trial for trial in trials if len(trial.accuracies) == self._count]
         if not full:
-            return set()
-        ratio = float(np.quantile(_ratios(full, rung, self._count - 1), 1 - OPTIMISM))
-        hope_N = np.array([1 - _error(trials[place].accuracies[rung]) * ratio for place in here])
-        costs_NC, full_MC = _costs([trials[place] for place in here]), _costs(full)
-        no_dearer_NM = np.all(full_MC <= costs_NC[:, None], axis=2)
-        rivals_NM = np.where(no_dearer_NM, [trial.accuracies[-1] for trial in full], -np.inf)
-        rows = np.flatnonzero(hope_N > rivals_NM.max(axis=1, initial=self._floor(trials)))
-        return {here[row] for row in rows}
+            return dict.fromkeys(waiting, 0.0), set()
+        curve = Extrapolation(full, rung, self._count - 1)
+        ones = [trials[place] for place in waiting]
+        floor = self._floor(trials)
+        rival_N = _rivals(ones, full, floor)
+        optimist_N, cautious_N = curve.accuracies(ones, OPTIMISM), curve.accuracies(ones, -CAUTION)
+        limit = np.append(reference_point(np.log(_costs(trials))), -floor)
+        front = _losses(full)
+        volume = hypervolume(front, limit)
+        gains = dict.fromkeys(waiting, 0.0)
+        for row in np.flatnonzero(optimist_N > rival_N):
+            point = np.append(np.log(ones[row].costs), -optimist_N[row])
+            gains[waiting[row]] = round(hypervolume(np.vstack([front, point]), limit) - volume, DIGITS)
+        return gains, {waiting[row] for row in np.flatnonzero(cautious_N > rival_N)}
 
     def _floor(self, trials: Sequence[Shown]) -> float:
         if self._accuracy_floor is not None:
@@ -165,14 +223,14 @@ class Halving:
         """The accuracy (N) that each trial would have at the highest rung that any has reached; nan: none finished."""
         top = max((len(trial.accuracies) for trial in trials), default=0) - 1
         arrived = [trial for trial in trials if len(trial.accuracies) == top + 1]
-        ratio = [float(np.median(_ratios(arrived, rung, top))) for rung in range(top)]
         found = np.full(len(trials), np.nan)
-        for place, trial in enumerate(trials):
-            reached = len(trial.accuracies) - 1
-            if reached == top >= 0:
-                found[place] = trial.accuracies[-1]
-            elif reached >= 0:
-                found[place] = 1 - _error(trial.accuracies[-1]) * ratio[reached]
+        for rung in range(top + 1):
+            places = [place for place, trial in enumerate(trials) if len(trial.accuracies) == rung + 1]
+            ones = [trials[place] for place in places]
+            if rung == top:
+                found[places] = [trial.accuracies[top] for trial in ones]
+            elif ones:
+                found[places] = Extrapolation(arrived, rung, top).accuracies(ones)
         return found
 
 
@@ -196,6 +254,14 @@ def _error(accuracy: float) -> float:
     return max(1 - accuracy, LEAST_ERROR)
 
 
-def _ratios(trials: Sequence[Shown], rung: int, top: int) -> list[float]:
-    """How much of each trial's error at `rung` was left at `top`."""
-    return [_error(trial.accuracies[top]) / _error(trial.accuracies[rung]) for trial in trials]
+def _losses(trials: Sequence[Shown]) -> Floats:
+    """Logarithms of costs, and accuracies, the last ones, that count the other way."""
+    return np.column_stack([np.log(_costs(trials)), [-trial.accuracies[-1] for trial in trials]])
+
+
+def _rivals(trials: Sequence[Shown], full: Sequence[Shown], floor: float) -> Floats:
+    """The greatest accuracy among the fully trained that cost no more than each trial (N), or the floor."""
+    no_dearer_NM = np.all(_costs(full) <= _costs(trials)[:, None], axis=2)
+    accuracy_NM = np.where(no_dearer_NM, [trial.accuracies[-1] for trial in full], -np.inf)
+    rival_N: Floats = accuracy_NM.max(axis=1, initial=floor)
+    return rival_N
