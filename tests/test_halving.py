@@ -372,7 +372,7 @@ def test_an_extrapolation_from_nothing_is_refused() -> None:
         Extrapolation([], 0, 2)
 
 
-def test_what_a_stopped_trial_promises_keeps_the_share_of_its_error() -> None:
+def test_what_a_stopped_trial_promises_keeps_the_median_share_of_its_error() -> None:
     trials = [
         Shown((1.0,), (0.5, 0.75), waits=False),
         Shown((1.0,), (0.8, 0.9), waits=False),

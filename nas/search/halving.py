@@ -220,17 +220,20 @@ class Halving:
         return float(np.nanquantile(self.expected(trials), UNINTERESTING))
 
     def expected(self, trials: Sequence[Shown]) -> Floats:
-        """The accuracy (N) that each trial would have at the highest rung that any has reached; nan: none finished."""
+        """The accuracy (N) that each trial would have at the highest rung that any has reached; nan: none finished.
+
+        Its error times the median ratio. For samplers, which search worse by an `Extrapolation` (docs/log.md).
+        """
         top = max((len(trial.accuracies) for trial in trials), default=0) - 1
         arrived = [trial for trial in trials if len(trial.accuracies) == top + 1]
+        ratio = [float(np.median(_ratios(arrived, rung, top))) for rung in range(top)]
         found = np.full(len(trials), np.nan)
-        for rung in range(top + 1):
-            places = [place for place, trial in enumerate(trials) if len(trial.accuracies) == rung + 1]
-            ones = [trials[place] for place in places]
-            if rung == top:
-                found[places] = [trial.accuracies[top] for trial in ones]
-            elif ones:
-                found[places] = Extrapolation(arrived, rung, top).accuracies(ones)
+        for place, trial in enumerate(trials):
+            reached = len(trial.accuracies) - 1
+            if reached == top >= 0:
+                found[place] = trial.accuracies[-1]
+            elif reached >= 0:
+                found[place] = 1 - _error(trial.accuracies[-1]) * ratio[reached]
         return found
 
 
@@ -265,3 +268,8 @@ def _rivals(trials: Sequence[Shown], full: Sequence[Shown], floor: float) -> Flo
     accuracy_NM = np.where(no_dearer_NM, [trial.accuracies[-1] for trial in full], -np.inf)
     rival_N: Floats = accuracy_NM.max(axis=1, initial=floor)
     return rival_N
+
+
+def _ratios(trials: Sequence[Shown], rung: int, top: int) -> list[float]:
+    """How much of each trial's error at `rung` was left at `top`."""
+    return [_error(trial.accuracies[top]) / _error(trial.accuracies[rung]) for trial in trials]
