@@ -84,7 +84,7 @@ def best_first(costs_NC: Floats, accuracy_N: Floats) -> NDArray[np.int64]:
 
     Volumes are over logarithms of costs, and above a reference worse than every row.
     """
-    losses = np.column_stack([np.log(costs_NC), -accuracy_N])
+    losses = _losses(costs_NC, accuracy_N)
     rank_N = ranks(losses)
     reference = reference_point(losses)
     share_N = np.zeros(len(losses))
@@ -206,12 +206,12 @@ class Halving:
         rival_N = _rivals(ones, full, floor)
         optimist_N, cautious_N = curve.accuracies(ones, OPTIMISM), curve.accuracies(ones, -CAUTION)
         limit = np.append(reference_point(np.log(_costs(trials))), -floor)
-        front = _losses(full)
+        front = _losses(_costs(full), np.array([trial.accuracies[-1] for trial in full]))
+        hoped = _losses(_costs(ones), optimist_N)
         volume = hypervolume(front, limit)
         gains = dict.fromkeys(waiting, 0.0)
         for row in np.flatnonzero(optimist_N > rival_N):
-            point = np.append(np.log(ones[row].costs), -optimist_N[row])
-            gains[waiting[row]] = round(hypervolume(np.vstack([front, point]), limit) - volume, DIGITS)
+            gains[waiting[row]] = round(hypervolume(np.vstack([front, hoped[row]]), limit) - volume, DIGITS)
         return gains, {waiting[row] for row in np.flatnonzero(cautious_N > rival_N)}
 
     def _floor(self, trials: Sequence[Shown]) -> float:
@@ -257,9 +257,8 @@ def _error(accuracy: float) -> float:
     return max(1 - accuracy, LEAST_ERROR)
 
 
-def _losses(trials: Sequence[Shown]) -> Floats:
-    """Logarithms of costs, and accuracies, the last ones, that count the other way."""
-    return np.column_stack([np.log(_costs(trials)), [-trial.accuracies[-1] for trial in trials]])
+def _losses(costs_NC: Floats, accuracy_N: Floats) -> Floats:
+    return np.column_stack([np.log(costs_NC), -accuracy_N])
 
 
 def _rivals(trials: Sequence[Shown], full: Sequence[Shown], floor: float) -> Floats:
