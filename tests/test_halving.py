@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial
-from scipy.stats import rankdata
 from scored_search import by_rung, search, settings, study_of, trials_of
 
 from nas.arch import Architecture
@@ -89,7 +88,10 @@ def test_rungs_of_nothing_are_refused(budget: int, eta: int, most: int) -> None:
 
 # ---- the rules, counted out --------------------------------------------------------------------------------------
 
-SMALL_COHORT = 12
+SMALL_COHORT = 16
+EVERY = SMALL_COHORT // AUDIT
+AUDITED = range(EVERY - 1, SMALL_COHORT, EVERY)
+"""Places of the audit, once a cohort has begun."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -142,7 +144,7 @@ def counted_next(trials: Sequence[Shown], count: int, floor: float, more: bool) 
         waiting = [i for i in members if trials[i].waits and len(trials[i].accuracies) == rung + 1]
         order = counted_order([trials[i].costs for i in members], [trials[i].accuracies[rung] for i in members])
         ranked = [members[i] for i in order]
-        audited = counted_audit(trials, members, rung)
+        audited = members if counted_distrust(trials, members, rung) else counted_audit(trials, more)
         others = [i for i in members if i not in audited]
         gone = len([i for i in others if i not in waiting])
         by_rank = [i for i in ranked[: len(members) // ETA] if i in waiting and gone < len(others) // ETA]
@@ -194,27 +196,33 @@ def counted_extrapolation(full: Sequence[Shown], rung: int, of: Sequence[Shown])
     return (inputs(of)[:, 0] + design(of) @ weights).tolist(), math.sqrt(variance)
 
 
-def counted_audit(trials: Sequence[Shown], members: list[int], rung: int) -> list[int]:
-    """The first AUDIT that reached the rung; twice as many while those that also finished the next agree too little."""
-    for count in itertools.accumulate(itertools.repeat(2), lambda audited, factor: audited * factor, initial=AUDIT):
-        if count >= len(members):
-            return members
-        both = [trials[i] for i in members[:count] if len(trials[i].accuracies) > rung + 1]
-        if len(both) < count / 2 or counted_agreement(both, rung) >= TRUST:
-            return members[:count]
-    raise AssertionError
+def counted_audit(trials: Sequence[Shown], more: bool) -> list[int]:
+    """Every second of the first; when there are to be no more trials, the first others for those that are missing."""
+    audited = [place for place in AUDITED if place < len(trials)]
+    for place, trial in enumerate(trials):
+        if not more and len(audited) < AUDIT and trial.accuracies and place not in audited:
+            audited.append(place)
+    return audited
 
 
-def counted_agreement(trials: Sequence[Shown], rung: int) -> float:
-    """Of ranks, the correlation of what a regression on the ranks of the costs leaves."""
-    costs = [rankdata(cost) for cost in zip(*(trial.costs for trial in trials), strict=True)]
-    design = np.column_stack([np.ones(len(trials)), *costs])
-    hat = design @ np.linalg.pinv(design)
-    low, high = (
-        (np.eye(len(trials)) - hat) @ rankdata([trial.accuracies[at] for trial in trials]) for at in (rung, rung + 1)
-    )
-    scale = np.linalg.norm(low) * np.linalg.norm(high)
-    return float(low @ high / scale) if scale > 1e-6 else 0.0
+def counted_distrust(trials: Sequence[Shown], members: list[int], rung: int) -> bool:
+    both = [
+        Shown(trials[i].costs, trials[i].accuracies[: rung + 2], waits=False)
+        for i in members
+        if len(trials[i].accuracies) > rung + 1
+    ]
+    return len(both) >= AUDIT / 2 and counted_correlation(both, rung, [trials[i] for i in members]) < TRUST
+
+
+def counted_correlation(both: Sequence[Shown], rung: int, of: Sequence[Shown]) -> float:
+    """From the covariances of log costs, log error and what is extrapolated from it, noise and all."""
+    x = np.log([[*one.costs, max(1 - one.accuracies[rung], LEAST_ERROR)] for one in of])
+    spread = np.atleast_2d(np.cov(x.T, bias=True))
+    left = spread[-1, -1] - spread[-1, :-1] @ np.linalg.pinv(spread[:-1, :-1]) @ spread[:-1, -1]
+    ends = [Shown(both[0].costs, (0.0,) * rung + (accuracy,), waits=False) for accuracy in (0.0, 1 - 1 / math.e)]
+    (high, low), sd = counted_extrapolation(both, rung, ends)
+    slope = high - low
+    return float(slope * left / math.sqrt(max(left, 1e-15) * (slope * slope * left + sd * sd)))
 
 
 @st.composite
@@ -272,28 +280,61 @@ AGREEING = [0.5, 0.3, 0.7, 0.2, 0.6, 0.1, 0.8, 0.4]
 REVERSED = [1 - accuracy for accuracy in AGREEING]
 
 
-def test_the_first_trials_go_on_whatever_they_showed() -> None:
-    assert len(AGREEING) == AUDIT
+def test_trials_spread_over_a_cohort_go_on_whatever_they_showed() -> None:
     halving = Halving(2, accuracy_floor=1.0)  # nothing is hopeful
-    for done in range(AUDIT):
-        assert halving.next([*audited(AGREEING[:done], AGREEING[:done]), *waiting(0.0)]) == done
-    assert halving.next([*audited(AGREEING, AGREEING), *waiting(0.0)]) is None
+    trials: list[Shown] = []
+    for place in range(SMALL_COHORT - 1):
+        low = (0.9, 0.3, 0.5, 0.1)[place // 2 % 4] - 0.05 * (place % 2)
+        trials += waiting(low)
+        while (found := halving.next(trials, more=True)) is not None:
+            assert found == place
+            trials[place] = Shown((1.0,), (low, (1 + low) / 2), waits=False)
+    assert [place for place, trial in enumerate(trials) if not trial.waits] == list(AUDITED)[:-1]
 
 
-def test_nothing_stops_at_a_rung_that_ranks_otherwise_than_the_next() -> None:
+def test_where_no_more_can_begin_the_audit_is_filled_up() -> None:
+    halving = Halving(2, accuracy_floor=1.0)
+    few = waiting(0.3, 0.2, 0.1)  # no quarter of them
+    assert halving.next(few, more=True) == AUDITED[0] == 1
+    trained = [few[0], Shown((1.0,), (0.2, 0.6), waits=False), few[2]]
+    assert (halving.next(trained, more=True), halving.next(trained)) == (None, 0)
+    failed = Shown((1.0,), (), waits=False)
+    assert halving.next([failed, *trained[1:]]) == 2
+    assert halving.next([*trained[:1] * AUDIT, *waiting(0.0)]) == 0
+
+
+@pytest.fixture
+def first_audited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The audit is not spread."""
+    monkeypatch.setattr("nas.search.halving.COHORT", AUDIT)
+
+
+@pytest.mark.usefixtures("first_audited")
+def test_nothing_stops_at_a_rung_that_foretells_the_next_too_little() -> None:
     halving = Halving(2, accuracy_floor=1.0)
     poor = waiting(*[0.0] * ETA, cost=100.0)
     for high, goes_on in ((AGREEING, None), (REVERSED, AUDIT), ([0.5] * AUDIT, AUDIT)):
         assert halving.next([*audited(AGREEING, high), *poor]) == goes_on
-    close, apart = [0.5 + 0.01 * accuracy for accuracy in AGREEING], [0.1, 0.9, 0.2, 0.8, 0.15, 0.85, 0.25, 0.75]
-    reversed_close = [1 - accuracy for accuracy in close]
-    assert halving.next([*audited(close, reversed_close), *poor]) == AUDIT
-    twice_as_many_agree = audited(close + apart, reversed_close + apart)
-    assert halving.next([*twice_as_many_agree, *poor]) is None
-    doubted = audited(2 * AGREEING, 2 * REVERSED)
-    assert halving.next([*doubted, *poor]) == 2 * AUDIT
+    assert halving.next([*audited(2 * AGREEING, 2 * REVERSED), *poor]) == 2 * AUDIT
+    assert halving.next([*audited(AGREEING + REVERSED, REVERSED + REVERSED), *poor]) is not None
+    assert halving.next([*audited(AGREEING + 4 * REVERSED, REVERSED + 4 * REVERSED), *poor]) is None
 
 
+def test_what_was_chosen_by_its_error_says_as_much_as_what_was_not() -> None:
+    rng = np.random.default_rng(0)
+    log_error, noise = rng.normal(-1.0, 0.3, 4000), rng.normal(0.0, 0.3, 4000)
+    low, high = 1 - np.exp(log_error), 1 - np.exp(log_error - 0.5 + noise)
+    costs = np.exp(rng.normal(size=4000))
+    all_of_them = [Shown((cost,), (a, b), waits=False) for cost, a, b in zip(costs, low, high, strict=True)]
+    best = [one for one in all_of_them if one.accuracies[0] > np.quantile(low, 0.75)]
+    plain = np.corrcoef(*np.log([[1 - a for a in one.accuracies] for one in best]).T)[0, 1]
+    assert plain < 0.5
+    for trained in (all_of_them, best):
+        assert Extrapolation(trained, 0, 1).correlation(all_of_them) == pytest.approx(math.sqrt(0.5), abs=0.05)
+    assert Extrapolation(best, 0, 1).correlation(best) == pytest.approx(plain, abs=0.05)
+
+
+@pytest.mark.usefixtures("first_audited")
 def test_the_best_go_on_before_the_audit() -> None:
     halving = Halving(2, accuracy_floor=1.0)
     trials = [*audited(AGREEING[1:], AGREEING[1:]), *waiting(0.0), *waiting(0.3, 0.99, 0.2, 0.1)]
@@ -311,12 +352,16 @@ def test_the_best_of_a_few_wait_for_others_where_there_are_more(monkeypatch: pyt
     assert halving.next(trials, more=True) == AUDIT + 1
 
 
-def test_what_only_the_costs_explain_is_no_agreement() -> None:
+@pytest.mark.usefixtures("first_audited")
+def test_what_only_the_costs_explain_is_no_correlation() -> None:
     halving = Halving(2, accuracy_floor=1.0)
-    dearer_is_better = audited([0.1 * i for i in range(AUDIT)], [0.05 * i for i in range(AUDIT)])
-    assert halving.next([*dearer_is_better, *waiting(0.0, cost=100.0)]) == AUDIT
+    low, high = ([1 - share * cost**-0.4 for cost in range(1, AUDIT + 1)] for share in (0.9, 0.5))
+    waits = Shown((100.0,), (1 - 0.9 * 100**-0.4,), waits=True)
+    assert halving.next([*audited(low, high), waits]) == AUDIT
+    assert halving.next([*audited(low, high), *waiting(0.1, cost=100.0)]) is None
 
 
+@pytest.mark.usefixtures("first_audited")
 def test_an_audit_that_has_not_ended_stops_nobody_for_good() -> None:
     begun = [Shown((1.0,), (0.5,), waits=False) for _ in range(AUDIT)]  # under way to the next rung, or failed there
     trials = [*begun, *waiting(0.3, 0.9, 0.2, 0.1)]
@@ -458,8 +503,8 @@ def test_before_a_cohort_has_begun_only_the_audit_goes_on(halved: tuple[str, Pat
     _, _, events = halved
     begun = list(itertools.accumulate(isinstance(event, Proposed) for event in events))
     going = [(event.trial, count) for event, count in zip(events, begun, strict=True) if isinstance(event, GoesOn)]
-    assert {trial for trial, count in going if count < SMALL_COHORT} == set(range(AUDIT))
-    assert any(trial >= AUDIT for trial, _ in going)
+    assert {trial for trial, count in going if count < SMALL_COHORT} == set(AUDITED[:-1])
+    assert any(trial not in AUDITED for trial, _ in going)
 
 
 def test_in_an_exhausted_space_none_waits_for_a_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -593,10 +638,9 @@ def test_a_rung_that_ranks_saves_half_and_lets_the_front_go_on(tmp_path: Path) -
     assert goes_on[rank_N == 0].mean() >= 0.7
 
 
-def test_where_rungs_do_not_rank_the_search_is_the_one_in_full(tmp_path: Path) -> None:
+def test_where_rungs_do_not_rank_nothing_stops(tmp_path: Path) -> None:
     """After 18 steps on digits, one seed says next to nothing of the order after 72."""
-    trials, share = replay(tmp_path / "rungs", one_seed, halving=True)
+    trials, share = replay(tmp_path, one_seed, halving=True)
     assert share == 1
-    full, _ = replay(tmp_path / "full", one_seed)
-    shown = ["key", "accuracy", "state"]
-    pd.testing.assert_frame_equal(trials[shown], full[shown])
+    assert set(trials["state"]) == {"complete"}
+    assert trials["accuracy"].tolist() == [one_seed(key, 72) for key in trials["key"]]

@@ -4,11 +4,11 @@ A rung is a budget at which every training that reaches it is evaluated. Asynchr
 algorithm 2): whenever there is room, the best trial that should go on does, else a new one begins. Three things let a
 trial go on from a rung: it is among the first 1/eta there, by non-domination rank and, within a rank, by hypervolume
 contribution, and fewer than 1/eta have gone on; or its final accuracy, extrapolated with caution, beats every fully
-trained network that costs no more, so that cheap networks are not crowded out by dear ones; or it is one of the first,
-the audit, which go on whatever they showed. Of each of these the one goes first whose final accuracy, extrapolated with
-optimism, would add most to the hypervolume of the fully trained networks (see `Extrapolation`). A rung that does not
-rank the audited ones as the next one does has not earned that anything is stopped there: the audit then goes on. Until
-a cohort of networks has begun, none but the audit goes on: the best of a handful are soon surpassed.
+trained network that costs no more, so that cheap networks are not crowded out by dear ones; or it is one of the audit,
+a few spread over the first, which go on whatever they showed. Of each of these the one goes first whose final accuracy,
+extrapolated with optimism, would add most to the hypervolume of the fully trained networks (see `Extrapolation`). A
+rung that does not foretell the next one has not earned that anything is stopped there: then all go on. Until a cohort
+of networks has begun, none but the audit goes on: the best of a handful are soon surpassed.
 
 ASHA lets any trial go on that is among the first 1/eta at some moment. A search whose proposals improve then trains
 half of them in full (measured with eta = 3: 99 of 200).
@@ -23,7 +23,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.evidence import partial_spearman
 from nas.pareto import contributions, hypervolume, ranks, reference_point
 from nas.search.ehvi import UNINTERESTING
 
@@ -36,11 +35,12 @@ LEAST_STEPS = 18
 RUNGS = 3
 """At most; so the lowest rung has at least a sixteenth of the budget."""
 AUDIT = 8
-"""Trials that go on from a rung whatever they showed there, to see whether it ranks them as the next one does."""
-TRUST = 0.5
-"""Least rank correlation of the audited trials at two rungs, costs held fixed; with less, twice as many are audited."""
+"""Trials that go on from every rung whatever they showed there, to see whether it foretells the next one."""
+TRUST = 0.6
+"""Least correlation of errors at a rung and at the next, costs held fixed; at a rung with less, nothing is stopped."""
 COHORT = 50
-"""Networks that begin before any but the audited ones goes on, as long as new ones can begin."""
+"""Networks that begin before any but the audited ones goes on, as long as new ones can begin; the audit is spread over
+them, since the later ones of a search are more worth a training in full."""
 OPTIMISM, CAUTION = 1.5, 0.5
 """Standard deviations by which extrapolated accuracies are taken better, to say who goes first, and worse, to say who
 goes although enough have."""
@@ -52,7 +52,7 @@ USUAL_SPREAD, USUAL = 0.1, 2.0
 """Of the logarithm of that share, before any trial is fully trained, and how many trials' worth that is."""
 LEAST_ERROR = 1e-3
 """Errors below count as this: they are a matter of single images."""
-LEAST_SPREAD = 0.1
+LEAST_SPREAD = 0.02
 """Of logarithms; what differs less among trained networks than this says little of others."""
 
 
@@ -125,6 +125,19 @@ class Extrapolation:
         found_N: Floats = 1 - np.exp(log_error_N)
         return found_N
 
+    def correlation(self, trials: Sequence[Shown]) -> float:
+        """Of the logarithms of the earlier and the later error, costs held fixed, among `trials` that reached the rung.
+
+        What reached both was chosen by its earlier error, whose spread there is another than among `trials`. That bends
+        correlations, but neither slope nor deviation (R. L. Thorndike, Personnel Selection, 1949, case 2).
+        """
+        inputs_NI = self._inputs(trials) - self._middle_I
+        costs_NC = np.column_stack([np.ones(len(trials)), inputs_NI[:, 1:]])
+        left_N = inputs_NI[:, 0] - costs_NC @ np.linalg.lstsq(costs_NC, inputs_NI[:, 0])[0]
+        slope = 1 + self._weights_W[1] / self._spread_I[0]
+        foretold = float(slope * left_N.std())
+        return foretold / math.hypot(foretold, self._sd)
+
     def _inputs(self, trials: Sequence[Shown]) -> Floats:
         log_error_N = np.log([_error(trial.accuracies[self._rung]) for trial in trials])
         return np.column_stack([log_error_N, np.log(_costs(trials))])
@@ -137,7 +150,7 @@ class Extrapolation:
 class Halving:
     """Decides on trials that train to `count` rungs; keeps nothing, so that the same trials give the same answers.
 
-    audit: trials of which every one goes on, until a rung has earned trust; 0: every rung is trusted from the start.
+    audit: trials of which every one goes on; 0: none does, and every rung is trusted.
     accuracy_floor: accuracies below are of no interest; None: those of the 30 % of the trials that promise least.
     """
 
@@ -152,41 +165,46 @@ class Halving:
 
         more: whether a new network could begin instead; the best of fewer than `COHORT` then wait for others.
         """
-        audit_only = more and len(trials) < COHORT
         for rung in reversed(range(self._count - 1)):
             members = [place for place, trial in enumerate(trials) if len(trial.accuracies) > rung]
             here = {place for place in members if trials[place].waits and len(trials[place].accuracies) == rung + 1}
             if here:
-                going = self._going_on(trials, members, here, rung, audit_only=audit_only)
+                going = self._going_on(trials, members, here, rung, more=more)
                 if going:
                     return going[0]
         return None
 
     def _going_on(
-        self, trials: Sequence[Shown], members: list[int], here: set[int], rung: int, *, audit_only: bool
+        self, trials: Sequence[Shown], members: list[int], here: set[int], rung: int, *, more: bool
     ) -> list[int]:
         """Those that wait `here` and should go on, the best first."""
         order = self._order(trials, members, rung)
-        audited = set(self._audited(trials, members, rung))
-        if audit_only:
-            return [place for place in order if place in audited and place in here]
-        others = [place for place in members if place not in audited]
-        gone = sum(place not in here for place in others)
-        first = order[: len(members) // self._eta] if gone < len(others) // self._eta else []
+        audited = self._audited(trials, more=more) if self._foretells(trials, members, rung) else set(members)
         waiting = [place for place in order if place in here]
         gains, sure = self._promises(trials, waiting, rung)
         waiting.sort(key=lambda place: -gains[place])
-        return [place for group in (first, audited, sure) for place in waiting if place in group]
+        others = [place for place in members if place not in audited]
+        gone = sum(place not in here for place in others)
+        first = order[: len(members) // self._eta] if gone < len(others) // self._eta else []
+        groups = (audited,) if more and len(trials) < COHORT else (first, audited, sure)
+        return [place for group in groups for place in waiting if place in group]
 
-    def _audited(self, trials: Sequence[Shown], members: list[int], rung: int) -> list[int]:
-        """The first of the `members` of a rung: as many as it took until they were ranked as at the next rung."""
-        count = self._audit
-        while 0 < count < len(members):
-            pairs = [trials[place] for place in members[:count] if len(trials[place].accuracies) > rung + 1]
-            if len(pairs) < count // 2 or agreement(pairs, rung) >= TRUST:
-                break
-            count *= 2
-        return members[:count]
+    def _audited(self, trials: Sequence[Shown], *, more: bool) -> set[int]:
+        """Places spread over a cohort; if no more networks can begin, as many as there are to be, others among them."""
+        if self._audit == 0:
+            return set()
+        every = max(COHORT // self._audit, 1)
+        spread = list(range(every - 1, len(trials), every))[: self._audit]
+        rest = [place for place, trial in enumerate(trials) if trial.accuracies and place not in spread]
+        return {*spread, *([] if more else rest[: self._audit - len(spread)])}
+
+    def _foretells(self, trials: Sequence[Shown], members: list[int], rung: int) -> bool:
+        """Whether a rung tells enough of the next; so it is believed until half of an audit has finished both."""
+        here = [trials[place] for place in members]
+        both = [trial for trial in here if len(trial.accuracies) > rung + 1]
+        if self._audit == 0 or len(both) < max(self._audit // 2, 1):
+            return True
+        return Extrapolation(both, rung, rung + 1).correlation(here) >= TRUST
 
     def _order(self, trials: Sequence[Shown], members: list[int], rung: int) -> list[int]:
         accuracy_N = np.array([trials[place].accuracies[rung] for place in members])
@@ -235,18 +253,6 @@ class Halving:
             elif reached >= 0:
                 found[place] = 1 - _error(trial.accuracies[-1]) * ratio[reached]
         return found
-
-
-def agreement(trials: Sequence[Shown], rung: int) -> float:
-    """How alike `rung` and the next rank trials that finished both, costs held fixed: -1..1, 0 where nothing is left.
-
-    Needs at least 3 trials (`nas.evidence.MIN_PAIRS`).
-    """
-    low_N, high_N = ([trial.accuracies[at] for trial in trials] for at in (rung, rung + 1))
-    if len(set(low_N)) == 1 or len(set(high_N)) == 1:
-        return 0.0
-    found = partial_spearman(low_N, high_N, _costs(trials))
-    return 0.0 if math.isnan(found) else found
 
 
 def _costs(trials: Sequence[Shown]) -> Floats:
