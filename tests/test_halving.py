@@ -300,7 +300,9 @@ def test_where_no_more_can_begin_the_audit_is_filled_up() -> None:
     assert (halving.next(trained, more=True), halving.next(trained)) == (None, 0)
     failed = Shown((1.0,), (), waits=False)
     assert halving.next([failed, *trained[1:]]) == 2
-    assert halving.next([*trained[:1] * AUDIT, *waiting(0.0)]) == 0
+    many_failed = [failed] * (SMALL_COHORT - 6)
+    assert halving.next([*many_failed, few[0], trained[1], few[2]]) == len(many_failed)
+    assert Halving(2, audit=2 * SMALL_COHORT).next(few, more=True) == 0  # more than a cohort: every one
 
 
 @pytest.fixture
