@@ -34,13 +34,13 @@ LEAST_STEPS = 18
 """Optimiser steps of the lowest rung: shorter trainings do not rank networks (docs/log.md)."""
 RUNGS = 3
 """At most; so the lowest rung has at least a sixteenth of the budget."""
-AUDIT = 8
-"""Trials that go on from every rung whatever they showed there, to see whether it foretells the next one."""
+AUDIT, EVERY = 8, 4
+"""So many trials, every so many-th of the first, go on from every rung whatever they showed there, to see whether it
+foretells the next one. The later networks of a search are more worth a training in full."""
 TRUST = 0.6
 """Least correlation of errors at a rung and at the next, costs held fixed; at a rung with less, nothing is stopped."""
 COHORT = 50
-"""Networks that begin before any but the audited ones goes on, as long as new ones can begin; the audit is spread over
-them, since the later ones of a search are more worth a training in full."""
+"""Networks that begin before any but the audited ones goes on, as long as new ones can begin."""
 OPTIMISM, CAUTION = 1.5, 0.5
 """Standard deviations by which extrapolated accuracies are taken better, to say who goes first, and worse, to say who
 goes although enough have."""
@@ -190,11 +190,8 @@ class Halving:
         return [place for group in groups for place in waiting if place in group]
 
     def _audited(self, trials: Sequence[Shown], *, more: bool) -> set[int]:
-        """Places spread over a cohort; if no more networks can begin, as many as there are to be, others among them."""
-        if self._audit == 0:
-            return set()
-        every = max(COHORT // self._audit, 1)
-        spread = list(range(every - 1, len(trials), every))[: self._audit]
+        """The places of those that go on whatever they show; if no more can begin, as many as there are to be."""
+        spread = list(range(EVERY - 1, len(trials), EVERY))[: self._audit]
         rest = [place for place, trial in enumerate(trials) if trial.accuracies and place not in spread]
         return {*spread, *([] if more else rest[: self._audit - len(spread)])}
 
