@@ -163,6 +163,14 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
     return float(x @ y) / math.sqrt(float(x @ x) * float(y @ y))
 
 
+def left_over(values_N: ArrayLike, fixed_NC: ArrayLike) -> Floats:
+    """What the least-squares plane in the columns of `fixed_NC` leaves of N values."""
+    values = np.asarray(values_N, np.float64)
+    plane = np.column_stack([np.ones(len(values)), fixed_NC])
+    left_N: Floats = values - plane @ np.linalg.lstsq(plane, values)[0]
+    return left_N
+
+
 def partial_spearman(a: ArrayLike, b: ArrayLike, fixed: ArrayLike) -> float:
     """Spearman's partial correlation: of the ranks of a and b, what is left after a plane in the ranks of `fixed`.
 
@@ -175,9 +183,8 @@ def partial_spearman(a: ArrayLike, b: ArrayLike, fixed: ArrayLike) -> float:
     columns = np.asarray(fixed, np.float64)
     if len(columns) != len(x):
         raise ValueError(f"a partial correlation needs {len(x)} rows of fixed values, but got {len(columns)}")
-    columns = columns.reshape(len(x), -1)
-    plane = np.column_stack([np.ones(len(x)), *(rankdata(column) for column in columns.T)])
-    left = [rank - plane @ np.linalg.lstsq(plane, rank)[0] for rank in (rankdata(x), rankdata(y))]
+    rank_NC = rankdata(columns.reshape(len(x), -1), axis=0)
+    left = [left_over(rankdata(values), rank_NC) for values in (x, y)]
     scale = math.sqrt(float(left[0] @ left[0]) * float(left[1] @ left[1]))
     return float(left[0] @ left[1]) / scale if scale > EXPLAINED * len(x) ** 3 else math.nan
 

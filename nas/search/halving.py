@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.evidence import left_over
 from nas.pareto import contributions, hypervolume, ranks, reference_point
 from nas.search.ehvi import UNINTERESTING
 
@@ -36,7 +37,8 @@ RUNGS = 3
 """At most; so the lowest rung has at least a sixteenth of the budget."""
 AUDIT, EVERY = 8, 4
 """So many trials, every so many-th of the first, go on from every rung whatever they showed there, to see whether it
-foretells the next one. The later networks of a search are more worth a training in full."""
+foretells the next one. The later networks of a search are more worth a training in full; all are of the first cohort,
+so that a search that goes on is the longer one."""
 TRUST = 0.6
 """Least correlation of errors at a rung and at the next, costs held fixed; at a rung with less, nothing is stopped."""
 COHORT = 50
@@ -131,11 +133,9 @@ class Extrapolation:
         What reached both was chosen by its earlier error, whose spread there is another than among `trials`. That bends
         correlations, but neither slope nor deviation (R. L. Thorndike, Personnel Selection, 1949, case 2).
         """
-        inputs_NI = self._inputs(trials) - self._middle_I
-        costs_NC = np.column_stack([np.ones(len(trials)), inputs_NI[:, 1:]])
-        left_N = inputs_NI[:, 0] - costs_NC @ np.linalg.lstsq(costs_NC, inputs_NI[:, 0])[0]
+        inputs_NI = self._inputs(trials)
         slope = 1 + self._weights_W[1] / self._spread_I[0]
-        foretold = float(slope * left_N.std())
+        foretold = float(slope * left_over(inputs_NI[:, 0], inputs_NI[:, 1:]).std())
         return foretold / math.hypot(foretold, self._sd)
 
     def _inputs(self, trials: Sequence[Shown]) -> Floats:
