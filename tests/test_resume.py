@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
@@ -159,6 +160,29 @@ def test_a_search_in_which_everything_fails_alike_stops_with_the_reason(tmp_path
     assert list(trials_of(tmp_path)["state"]) == ["failed"] * 5
     assert len(pd.read_csv(tmp_path / "s" / "trials.csv")) == 5
     assert search(tmp_path, trials=8).finished == 8  # mended, it goes on
+
+
+def test_failures_that_began_at_once_are_one(tmp_path: Path) -> None:
+    """What three workers begin together may fail together, and that says nothing of what would come next."""
+
+    def fail(_: Spec) -> float:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(SearchStopped, match="first 7 trials all failed for one reason"):
+        search(tmp_path, fail, trials=20, workers=3)
+
+
+@pytest.mark.parametrize("dear", [0.9, 0.5])
+def test_when_dear_networks_fail_cheaper_ones_are_tried(tmp_path: Path, dear: float) -> None:
+    """The first networks of `ehvi` are dear: where they need too much memory, the search must not end with them."""
+    sizes = [cost(arch, 8).params for arch in SearchSpace.load("tiny")]
+
+    def score(spec: Spec) -> float:
+        if spec["cost"]["params"] > np.quantile(sizes, dear):
+            raise MemoryError
+        return accuracy(spec)
+
+    assert search(tmp_path, score, sampler="ehvi", trials=20).finished == 20
 
 
 def test_a_search_that_had_a_success_does_not_stop_for_failures(tmp_path: Path) -> None:

@@ -53,7 +53,11 @@ With 50, TPE took 1.9 times the CPU time over 150 scored trials of the digits sp
 than those of the 3 seeds.
 """
 SAME_FAILURES = 5
-"""The search stops when this many trials fail for one reason and none has ever succeeded."""
+"""The search stops when this many trials fail for one reason and none has ever succeeded.
+
+Of several workers' trials so many more as begin before the first failure is known: they may all be dear, and cheaper
+networks may have enough memory.
+"""
 TABLES_SHARE = 0.02
 """Share of the wall time that may go into rewriting the tables, which read every trial's files; at the end they are
 always written."""
@@ -501,7 +505,8 @@ class _Search:
         self._stop_if_hopeless(row)
 
     def _stop_if_hopeless(self, last: Row) -> None:
-        hopeless = len(self._failures) >= SAME_FAILURES and len(set(self._failures)) == 1
+        enough = SAME_FAILURES + self._config.workers - 1
+        hopeless = len(self._failures) >= enough and len(set(self._failures)) == 1
         if hopeless and all(row.values is None and not row.rungs for row in self._rows):
             folder = self._run.trial_folder(last.number)
             raise SearchStopped(

@@ -43,7 +43,9 @@ from nas.search.surrogate import Floats, GaussianProcess, Genes, embedded, fits
 
 STARTUP_TRIALS = 6
 """Trials before the first that is modelled."""
-DRAWS = 8
+DEAREST = 0.1
+"""They are of this share of the networks, those that cost most, until one fails."""
+DRAWS = 64
 """Each of them is the one of so many random networks whose options the fewest trials have."""
 WHOLE = 20_000
 """Search spaces of at most this many genotypes are scored to the last one."""
@@ -115,8 +117,8 @@ class EHVISampler(StartupSampler):
     gives exactly. Parameters need finitely many values; those that not every trial has are drawn at random. Trials
     that run count as if their accuracy had come out as expected. A proposal depends on the study and on `seed` alone.
 
-    accuracy_floor: accuracies below are of no interest; None derives one (`UNINTERESTING`). startup_trials: to finish
-    before any is modelled, at least 2.
+    accuracy_floor: accuracies below are of no interest; None derives one (`UNINTERESTING`). startup_trials: to begin
+    before any is modelled, at least 2, and half of them, again at least 2, to finish.
     Raises ValueError, when asked, for a study with other directions or another number of costs, a float without a step,
     and costs of 0 or less.
     """
@@ -163,19 +165,23 @@ class EHVISampler(StartupSampler):
 
     def _proposals(self, history: History, networks: Networks) -> Iterator[NDArray[np.int64]]:
         """Genotypes that are no trial's, the one to train before the others."""
-        modelled = len(history.done) >= self._first_trials
+        modelled = len(history.taken) >= self._first_trials and len(history.done) >= max(self._first_trials // 2, 2)
         ranked = self._ranked(history, networks) if modelled else self._scattered(history, networks)
         return (code_G for code_G in ranked if code_G.tobytes() not in history.distinct)
 
     def _scattered(self, history: History, networks: Networks) -> Iterator[NDArray[np.int64]]:
-        """Random genotypes, of each few the one first whose options the fewest trials have.
+        """Random genotypes, dear ones before others, of each few the one first whose options the fewest trials have.
 
         Best-candidate sampling: D. P. Mitchell, Spectrally optimal sampling for distribution ray tracing, 1991.
         """
-        codes_NG = self._rng.permutation(networks.random(self._rng).codes)
-        for first in range(0, len(codes_NG), DRAWS):
-            few_NG = codes_NG[first : first + DRAWS]
-            yield from few_NG[np.argsort(sharers(few_NG, history.taken).sum(axis=1), kind="stable")]
+        drawn = networks.random(self._rng)
+        dearest_first = np.lexsort((self._rng.random(len(drawn)), -drawn.log_costs.sum(axis=1)))
+        dear = DEAREST if not history.failed and len(history.taken) < 2 * self._first_trials else 0.0
+        for share in np.split(dearest_first, [int(np.ceil(dear * len(drawn)))]):
+            codes_NG = self._rng.permutation(drawn.codes[share])
+            for first in range(0, len(codes_NG), DRAWS):
+                few_NG = codes_NG[first : first + DRAWS]
+                yield from few_NG[np.argsort(sharers(few_NG, history.taken).sum(axis=1), kind="stable")]
 
     def _ranked(self, history: History, networks: Networks) -> Iterator[NDArray[np.int64]]:
         """Genotypes, the most promising first or, at times, neighbours of the front before them."""
@@ -454,12 +460,16 @@ def logarithms(costs_NC: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """The trials of a study: finished ones with their accuracies (M), those that run, and the codes of all (N, G)."""
+    """The trials of a study: finished ones with their accuracies (M), those that run, and the codes of all (N, G).
+
+    failed: how many came to nothing.
+    """
 
     done: Batch
     accuracy: Floats
     pending: Batch
     taken: NDArray[np.int64]
+    failed: int
 
     @cached_property
     def distinct(self) -> set[bytes]:
@@ -474,7 +484,8 @@ class History:
         values = np.array([trials[row].values for row in done]).reshape(-1, len(study.directions))
         batch = networks.trained(taken_NG[done], logarithms(np.delete(values, column, axis=1)))
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        return cls(batch, values[:, column], networks.read(_codes(networks, running)), taken_NG)
+        failed = sum(trial.state == TrialState.FAIL for trial in trials)
+        return cls(batch, values[:, column], networks.read(_codes(networks, running)), taken_NG, failed)
 
 
 def _codes(networks: Networks, trials: Sequence[FrozenTrial]) -> NDArray[np.int64]:
