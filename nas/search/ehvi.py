@@ -7,16 +7,17 @@ the surrogate believes in among the networks of cost at most z,
 
 which for one cost is a finite sum over the steps of f, and for more a mean over quasi-random points z.
 
-Seven things decide how well that searches. The first trials tell most when few of them share an option (see
-`EHVISampler._scattered`). Accuracies far below the best would bend the surrogate, so it is fitted to the logarithm of
-the regret (see `LogRegret`). Cheap networks that are good for nothing would be worth a trial each wherever f begins too
-low, so f begins at what a share of the space's networks do not reach, as the surrogate sees it. Its doubt is that of
-all trials, failures among them, so it is rescaled to how well the better half is foretold (see `doubt`). Few trials do
-not tell genes that bend from genes that slope, so at first two fits have a say (see `Beliefs`). Far from the front
-there are so many networks that the best promise among them is the most exaggerated one, so a promise counts less the
-farther away it is (see `nearness`). And what it wrongly thinks poor it would never learn of, so every eighth network is
-a random neighbour of the front, as in local search, and every second while nothing new reaches the front; sooner one
-with an option that few networks had, since an option that failed in bad company may be the best in good one.
+Seven things decide how well that searches. The first trials tell most when they are dear, as good ones mostly are, and
+few of them share an option (see `EHVISampler._scattered`). Accuracies far below the best would bend the surrogate, so
+it is fitted to the logarithm of the regret (see `LogRegret`). Cheap networks that are good for nothing would be worth a
+trial each wherever f begins too low, so f begins at what a share of the space's networks do not reach, as the surrogate
+sees it. Its doubt is that of all trials, failures among them, so it is rescaled to how well the better half is foretold
+(see `doubt`). Few trials do not tell genes that bend from genes that slope, so at first two fits have a say (see
+`Beliefs`). Far from the front there are so many networks that the best promise among them is the most exaggerated one,
+so a promise counts less the farther away it is (see `nearness`). And what it wrongly thinks poor it would never learn
+of, so every eighth network is a random neighbour of the front, as in local search, and every second while nothing new
+reaches the front; sooner one with an option that few networks had, since an option that failed in bad company may be
+the best in good one.
 
 Shapes in names: N networks, M networks known, G genes, D columns of the surrogate, C costs, Z points or steps of f.
 """
@@ -69,7 +70,7 @@ ASTRAY, ASTRAY_STALLED = 8, 2
 """One trial in so many is a random neighbour of the front; and one in so many while the search stalls."""
 STALLED = 16
 """A search stalls while none of so many last trials is on the front that the surrogate believes in."""
-AFAR = 1 / 64
+AFAR = 1 / 256
 """So much is believed of the promise of a network that shares no gene with any on the front."""
 UNINTERESTING = 0.3
 """Share of the space's networks whose accuracies lie below the region of interest, unless a floor is declared."""
