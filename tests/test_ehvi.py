@@ -385,10 +385,12 @@ def test_a_search_begins_with_networks_that_share_few_options() -> None:
     assert counts["kind"] == 4 and counts["depth"] >= 6 and counts["width"] >= 6 and counts["rate"] == 5
 
 
-def price_rank(params: Mapping[str, Any], two: bool) -> float:
+GRID_PRICES = np.array([price(params) for params in GRID])
+
+
+def price_rank(params: Mapping[str, Any], two: bool = False) -> float:
     """Which share of all networks cost more; of two costs the product counts."""
-    all_costs = [np.prod(price(one)[: 1 + two]) for one in GRID]
-    return float(np.mean(np.array(all_costs) > np.prod(price(params)[: 1 + two])))
+    return float(np.mean(GRID_PRICES[:, : 1 + two].prod(axis=1) > np.prod(price(params)[: 1 + two])))
 
 
 @pytest.mark.parametrize(("whole", "slack"), [(20_000, 0.0), (10, 0.05)])
@@ -408,15 +410,14 @@ def test_a_search_begins_with_dear_networks(
 def test_once_one_has_failed_the_next_may_cost_anything() -> None:
     made = study(EHVISampler(Known(one_cost, space=SPACE), seed=0), 3, pending=9)
     made.tell(made.trials[0].number, state=TrialState.FAIL)
-    ranks = [price_rank(made.ask(SPACE).params, False) for _ in range(5)]
+    ranks = [price_rank(made.ask(SPACE).params) for _ in range(5)]
     assert sum(rank > 2 * ehvi.DEAREST for rank in ranks) >= 3
 
 
 def test_when_no_dear_network_is_left_others_follow() -> None:
-    dear = [params for params in GRID if price_rank(params, False) <= 1.2 * ehvi.DEAREST]
-    known_few = Known(one_cost, admit=lambda params: params not in dear, space=SPACE)
-    made = study(EHVISampler(known_few, seed=0), 5, pending=9)
-    assert all(trial.params not in dear for trial in made.trials)
+    cheap = Known(one_cost, admit=lambda params: price_rank(params) > 0.5, space=SPACE)
+    made = study(EHVISampler(cheap, seed=0), 10, pending=11)
+    assert all(price_rank(trial.params) > 0.5 for trial in made.trials)
 
 
 @pytest.mark.parametrize(("begun", "done", "modelled"), [(6, 3, True), (6, 2, False), (5, 4, False), (7, 2, False)])
@@ -478,7 +479,7 @@ def test_it_finds_more_than_chance_and_never_repeats_itself() -> None:
         chance = random.Random(seed).sample(GRID, 40)
         found.append(volume([trial.params for trial in made.trials]) / best)
         assert found[-1] > volume(chance) / best, seed
-    assert np.mean(found) > 0.95, found
+    assert np.mean(found) > 0.95 and min(found) > 0.85, found
 
 
 @pytest.mark.parametrize(("two", "trials", "share"), [(False, 40, 0.9), (False, 50, 0.95), (True, 50, 0.95)])

@@ -172,13 +172,12 @@ def test_failures_that_began_at_once_are_one(tmp_path: Path) -> None:
         search(tmp_path, fail, trials=20, workers=3)
 
 
-@pytest.mark.parametrize("dear", [0.9, 0.5])
-def test_when_dear_networks_fail_cheaper_ones_are_tried(tmp_path: Path, dear: float) -> None:
+def test_when_dear_networks_fail_cheaper_ones_are_tried(tmp_path: Path) -> None:
     """The first networks of `ehvi` are dear: where they need too much memory, the search must not end with them."""
     sizes = [cost(arch, 8).params for arch in SearchSpace.load("tiny")]
 
     def score(spec: Spec) -> float:
-        if spec["cost"]["params"] > np.quantile(sizes, dear):
+        if spec["cost"]["params"] > np.median(sizes):
             raise MemoryError
         return accuracy(spec)
 

@@ -45,7 +45,7 @@ from nas.search.surrogate import Floats, GaussianProcess, Genes, embedded, fits
 STARTUP_TRIALS = 6
 """Trials before the first that is modelled."""
 DEAREST = 0.1
-"""They are of this share of the networks, those that cost most, until one fails."""
+"""They are of this share of the networks, those that cost most, until one fails or twice as many have begun."""
 DRAWS = 64
 """Each of them is the one of so many random networks whose options the fewest trials have."""
 WHOLE = 20_000
