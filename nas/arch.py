@@ -48,10 +48,20 @@ def _require_count(name: str, value: object, minimum: int = 1) -> None:
         raise ValueError(f"{name} must be a whole number of at least {minimum}, but got {value!r}")
 
 
-def _require_choice(name: str, value: object, choices: Any) -> None:
-    options = get_args(choices)
-    if value not in options:
-        raise ValueError(f"{name} must be one of {', '.join(options)}, but got {value!r}")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "stem kind": get_args(StemKind),
+    "stem pool": get_args(StemPool),
+    "gate kind": get_args(GateKind),
+    "block": get_args(BlockKind),
+    "avd": get_args(Avd),
+    "stride_in": get_args(StrideIn),
+    "shortcut": get_args(Shortcut),
+}
+
+
+def _require_choice(name: str, value: object) -> None:
+    if value not in CHOICES[name]:
+        raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}, but got {value!r}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -89,8 +99,8 @@ class Stem:
     pool: StemPool = "none"
 
     def __post_init__(self) -> None:
-        _require_choice("stem kind", self.kind, StemKind)
-        _require_choice("stem pool", self.pool, StemPool)
+        _require_choice("stem kind", self.kind)
+        _require_choice("stem pool", self.pool)
         convs, _ = STEM_CONVS[self.kind]
         for name, values in (("channels", self.channels), ("strides", self.strides)):
             _require(isinstance(values, tuple), f"stem {name} must be a tuple, but got {values!r}")
@@ -145,7 +155,9 @@ class SelectiveKernel:
     def canonical(self, inner: bool = True) -> Mixer:
         """Kernels in order where branches can trade places; one branch under a softmax is a plain convolution."""
         kernels = _in_order(self.kernels, inner or not self.split_input)
-        return Conv(kernel=kernels[0]) if len(kernels) == 1 else replace(self, kernels=kernels)
+        if len(kernels) == 1:
+            return Conv(kernel=kernels[0])
+        return self if kernels == self.kernels else replace(self, kernels=kernels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +192,8 @@ class SplitAttention:
     def canonical(self, inner: bool = True) -> SplitAttention:
         """Kernels in order where splits can trade places, one kernel where all are alike."""
         kernels = _in_order(self.kernels, inner)
-        return replace(self, kernels=kernels if len(set(kernels)) > 1 else kernels[:1])
+        kernels = kernels if len(set(kernels)) > 1 else kernels[:1]
+        return self if kernels == self.kernels else replace(self, kernels=kernels)
 
 
 Mixer = Conv | SelectiveKernel | SplitAttention
@@ -213,7 +226,7 @@ class Gate:
     bias: bool = True
 
     def __post_init__(self) -> None:
-        _require_choice("gate kind", self.kind, GateKind)
+        _require_choice("gate kind", self.kind)
         if self.has_hidden:
             _require_count(f"hidden width of a {self.kind} gate", self.hidden)
 
@@ -246,7 +259,8 @@ class Stage:
             _require_count(name, getattr(self, name))
 
     def canonical(self, block: BlockKind) -> Stage:
-        return replace(self, mixer=self.mixer.canonical(block == "bottleneck"), gate=self.gate.canonical())
+        mixer, gate = self.mixer.canonical(block == "bottleneck"), self.gate.canonical()
+        return self if (mixer, gate) == (self.mixer, self.gate) else replace(self, mixer=mixer, gate=gate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,10 +351,10 @@ class Architecture:
     def __post_init__(self) -> None:
         _require_count("in_channels", self.in_channels)
         _require_count("num_classes", self.num_classes)
-        _require_choice("block", self.block, BlockKind)
-        _require_choice("avd", self.avd, Avd)
-        _require_choice("stride_in", self.stride_in, StrideIn)
-        _require_choice("shortcut", self.shortcut, Shortcut)
+        _require_choice("block", self.block)
+        _require_choice("avd", self.avd)
+        _require_choice("stride_in", self.stride_in)
+        _require_choice("shortcut", self.shortcut)
         _require(len(self.stages) >= 1, "an architecture needs at least one stage, but got none")
         _require(
             self.stride_in == "mixer" or (self.block == "bottleneck" and self.avd == "none"),

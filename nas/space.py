@@ -467,8 +467,9 @@ class SearchSpace:
             if self.fixed.block == "basic":
                 # The mixer reads the block's input, which is wider or narrower in the first block only.
                 inputs = (in_channels, out) if depth > 1 else (in_channels,)
-            return self._mixings(inputs, out, (still("cardinality"), still("radix"), still("kernels")))
+            return self._mixings(inputs, out, options)
 
+        options = (still("cardinality"), still("radix"), still("kernels"))
         multiplier = pick("width_multiplier")
         depth = pick("depth")
         widths = still("width")

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from itertools import accumulate
 from operator import attrgetter
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +76,13 @@ class Read(NamedTuple):
     acts: tuple[bool, ...]
 
 
+class Question(NamedTuple):
+    """The place of a gene among `stage_genes`, and what each code of it leads to: the next question or the stage."""
+
+    gene: int
+    answers: dict[int, Question | Read]
+
+
 class Numbers(Generic[Part]):
     """Parts in the order in which they were first seen: to look up a number takes a tenth of looking up a part."""
 
@@ -105,36 +113,46 @@ class PartPrices:
         self.stages = Numbers[Stage | None](None)
         self._priced: dict[tuple[int, int, int, int], tuple[int, ...]] = {}
         self._sides: dict[Stem, tuple[int, ...]] = {}
-        self._asks: dict[tuple[int, ...], int | Read] = {}  # by index, channels and the codes answered so far
+        self._genes = [
+            {gene.name: (place, gene.options) for place, gene in enumerate(space.stage_genes(index))}
+            for index in range(space.stages)
+        ]
+        self._questions: dict[tuple[int, int], Question | Read] = {}  # the first ones, by index and channels
 
     def read(self, index: int, in_channels: int, codes: tuple[int, ...]) -> Read:
         """Stage `index` (from 0) behind `in_channels` channels, from a code for each of `space.stage_genes(index)`."""
-        answered: tuple[int, ...] = (index, in_channels)
-        while isinstance(asks := self._asks.get(answered), int):
-            answered = (*answered, codes[asks])
-        return asks or self._new(index, in_channels, codes)
+        found = self._questions.get((index, in_channels))
+        while isinstance(found, Question):
+            found = found.answers.get(codes[found.gene])
+        return found or self._new(index, in_channels, codes)
 
     def _new(self, index: int, in_channels: int, codes: tuple[int, ...]) -> Read:
-        """Keeps in `_asks` which gene the stage asks for after which answers: genes that do not act make no other."""
-        genes = self.space.stage_genes(index)
-        place = {gene.name: at for at, gene in enumerate(genes)}
+        """Keeps which gene the stage asks for after which answers: genes that do not act make no other."""
+        genes = self._genes[index]
         asked: list[int] = []
 
         def choose(name: str, _: Sequence[Option]) -> Option:
-            asked.append(place[name])
-            return genes[place[name]].options[codes[place[name]]]
+            place, options = genes[name]
+            asked.append(place)
+            return options[codes[place]]
 
         try:
             stage: Stage | None = self.space.stage(index, in_channels, choose)
         except InvalidGenotype:
             stage = None
-        answered: tuple[int, ...] = (index, in_channels)
-        for gene in asked:
-            self._asks[answered] = gene
-            answered = (*answered, codes[gene])
         read = Read(self.stages.of(stage), tuple(at in asked for at in range(len(genes))))
-        self._asks[answered] = read
+        self._keep((index, in_channels), [(gene, codes[gene]) for gene in asked], read)
         return read
+
+    def _keep(self, first: tuple[int, int], answered: Sequence[tuple[int, int]], read: Read) -> None:
+        """From the question `first`, each gene asked for and its code lead to the next one, the last to `read`."""
+        known: dict[Any, Question | Read] = self._questions
+        at: Hashable = first
+        for gene, code in answered:
+            found = known.setdefault(at, Question(gene, {}))
+            assert isinstance(found, Question)  # after the same answers the same gene is asked for
+            known, at = found.answers, code
+        known[at] = read
 
     def stem(self, header: Header) -> Counts:
         plain = Stage(depth=1, out_channels=1, inner_channels=1, stride=1, projects=True)
@@ -151,9 +169,8 @@ class PartPrices:
             return (0,) * len(self.counting.names)
         known = (header, index, in_channels, stage)
         if known not in self._priced:
-            plain = Stem(kind="conv3x3", channels=(in_channels,), strides=(1,))
             side = self._side(self.headers[header].stem, index)
-            self._priced[known] = self._alone(self.headers[header], plain, found, side)[1]
+            self._priced[known] = self._alone(self.headers[header], _plain_stem(in_channels), found, side)[1]
         return self._priced[known]
 
     def out_channels(self, stage: int) -> int:
@@ -186,6 +203,12 @@ class PartPrices:
             strides = self.space.fixed.strides
             self._sides[stem] = tuple(accumulate(strides, lambda before, stride: -(-before // stride), initial=side))
         return self._sides[stem][index]
+
+
+@cache
+def _plain_stem(channels: int) -> Stem:
+    """Before a stage that is priced alone."""
+    return Stem(kind="conv3x3", channels=(channels,), strides=(1,))
 
 
 def random_codes(space: SearchSpace, count: int, rng: np.random.Generator) -> Counts:
