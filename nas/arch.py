@@ -281,11 +281,11 @@ class BlockSpec:
     shortcut: Shortcut
 
     def __post_init__(self) -> None:
-        _require(
-            self.projects or (self.stride == 1 and self.in_channels == self.out_channels),
-            f"an identity shortcut needs stride 1 and equal widths, but got stride {self.stride}, "
-            f"{self.in_channels} channels in and {self.out_channels} out: set projects",
-        )
+        if not (self.projects or (self.stride == 1 and self.in_channels == self.out_channels)):
+            raise ValueError(
+                f"an identity shortcut needs stride 1 and equal widths, but got stride {self.stride}, "
+                f"{self.in_channels} channels in and {self.out_channels} out: set projects"
+            )
         _check_mixer(self.mixer, self.mixer_in_channels, self.inner_channels, self.cardinality)
 
     @property
@@ -311,28 +311,25 @@ def _check_mixer(mixer: Mixer, in_channels: int, channels: int, cardinality: int
     groups = cardinality
     if isinstance(mixer, SplitAttention):
         groups = cardinality * mixer.radix
-        _require(
-            in_channels % groups == 0 and channels % cardinality == 0,
-            f"cardinality x radix ({cardinality} x {mixer.radix}) must divide the mixer's width, "
-            f"but got {in_channels} channels in and {channels} out",
-        )
+        if in_channels % groups or channels % cardinality:
+            raise ValueError(
+                f"cardinality x radix ({cardinality} x {mixer.radix}) must divide the mixer's width, "
+                f"but got {in_channels} channels in and {channels} out"
+            )
     elif isinstance(mixer, SelectiveKernel) and mixer.split_input:
         groups = cardinality * mixer.branches
-        _require(
-            in_channels % groups == 0 and channels % cardinality == 0,
-            f"cardinality x branches ({cardinality} x {mixer.branches}) must divide the input of a split selective "
-            f"kernel, but got {in_channels} channels in and {channels} out",
+        if in_channels % groups or channels % cardinality:
+            raise ValueError(
+                f"cardinality x branches ({cardinality} x {mixer.branches}) must divide the input of a split selective "
+                f"kernel, but got {in_channels} channels in and {channels} out"
+            )
+    if in_channels % groups or channels % cardinality:
+        raise ValueError(
+            f"cardinality {cardinality} must divide the mixer's width, "
+            f"but got {in_channels} channels in and {channels} out"
         )
-    _require(
-        in_channels % groups == 0 and channels % cardinality == 0,
-        f"cardinality {cardinality} must divide the mixer's width, "
-        f"but got {in_channels} channels in and {channels} out",
-    )
-    if not isinstance(mixer, Conv):
-        _require(
-            channels % mixer.attention_groups == 0,
-            f"attention groups {mixer.attention_groups} must divide the mixer's width {channels}",
-        )
+    if not isinstance(mixer, Conv) and channels % mixer.attention_groups:
+        raise ValueError(f"attention groups {mixer.attention_groups} must divide the mixer's width {channels}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
