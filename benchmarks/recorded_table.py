@@ -4,8 +4,11 @@
         --images 1150 --val-fraction 0.2 --workers 2 --rows rows.csv
     python benchmarks/recorded_table.py --space tiny --rows rows.csv --out tests/tables/tiny_digits.csv
 
+With `--space tests/tables/small.toml --budgets 18,36,72` the same two commands make `small_digits.csv`.
+
 Columns: the network's key, its genes (`gene.NAME`, the first option where one does not act), its exact costs, and its
-accuracy for each budget of steps and each seed (`accuracy.STEPS.SEED`): a form that `search_quality.py` reads.
+accuracy and its validation loss (nats) for each budget of steps and each seed (`accuracy.STEPS.SEED`,
+`loss.STEPS.SEED`): a form that `search_quality.py` reads. The losses of `tiny_digits.csv` are not on record.
 """
 
 from __future__ import annotations
@@ -30,9 +33,12 @@ def main() -> None:
         own = space.encode(arch)
         genes = {f"gene.{gene.name}": own.get(gene.name, gene.options[0]) for gene in space.genes}
         lines[key] = {"key": key, **genes, **asdict(cost(arch, space.input_size))}
-    rows = [row for row in fidelity.read(options.rows) if row.schedule == options.schedule and row.key in lines]
-    for row in sorted(rows, key=lambda row: (row.budget, row.seed)):
+    found = [row for row in fidelity.read(options.rows) if row.schedule == options.schedule and row.key in lines]
+    rows = sorted(found, key=lambda row: (row.budget, row.seed))
+    for row in rows:
         lines[row.key][f"accuracy.{row.budget}.{row.seed}"] = round(row.accuracy, 5)
+    for row in rows:
+        lines[row.key][f"loss.{row.budget}.{row.seed}"] = round(row.val_loss, 4)
     table = pd.DataFrame(lines.values())
     if table.isna().any(axis=None):
         raise SystemExit(f"{options.rows} lacks trainings of {int(table.isna().any(axis=1).sum())} networks")

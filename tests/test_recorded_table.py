@@ -1,0 +1,77 @@
+"""Samplers on a recorded table of trained networks: real accuracies, the same each time."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+from scored_search import search, trials_of
+
+from nas.cost.formula import cost
+from nas.executors import Spec
+from nas.search.samplers import SAMPLERS
+from nas.space import SearchSpace
+
+TABLES = Path(__file__).parent / "tables"
+SPACE = SearchSpace.load(TABLES / "small.toml")
+TABLE = pd.read_csv(TABLES / "small_digits.csv", index_col="key")
+
+
+@pytest.fixture(scope="module")
+def quality() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+        yield importlib.import_module("search_quality")
+
+
+def test_it_holds_every_network_of_its_space_and_exact_costs() -> None:
+    assert TABLE.index.is_unique
+    archs = {arch.key: arch for arch in SPACE}
+    assert set(TABLE.index) == set(archs)
+    priced = {key: cost(arch, SPACE.input_size) for key, arch in archs.items()}
+    for name in ("params", "macs", "activations"):
+        assert TABLE[name].to_dict() == {key: getattr(one, name) for key, one in priced.items()}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_search_of_it_trains_each_network_once_and_records_what_came_out(sampler: str, tmp_path: Path) -> None:
+    seen = TABLE["accuracy.36.0"].to_dict()
+
+    def accuracy(spec: Spec) -> float:
+        return float(seen[spec["key"]])
+
+    search(tmp_path, accuracy, space=str(TABLES / "small.toml"), sampler=sampler, trials=24, max_params="30k")
+    trials = trials_of(tmp_path)
+    assert len(trials) == 24 and trials["key"].is_unique
+    assert trials["accuracy"].tolist() == [seen[key] for key in trials["key"]]
+    assert trials["params"].tolist() == TABLE["params"][trials["key"]].tolist()
+    assert trials["params"].max() <= 30_000
+
+
+def test_ehvi_finds_more_of_it_than_others_in_half_as_many_trials_again(quality: ModuleType) -> None:
+    """With three costs, where each trial sees one of three seeds and the truth is their mean."""
+    told = argparse.Namespace(
+        table=TABLES / "small_digits.csv",
+        genes="gene.*",
+        ordered=",".join(f"gene.{gene.name}" for gene in SPACE.genes if gene.ordered),
+        costs="macs,params,activations",
+        accuracy="accuracy.18.0+accuracy.18.1+accuracy.18.2",
+        proxy="",
+        rungs="",
+        key="key",
+        quantile=0.3,
+    )
+    problem = quality.Problem.read(told)
+
+    def found(method: str, trials: int) -> float:
+        return float(np.mean([quality.outcome(problem, method, seed, trials, 1)["trace"][-1] for seed in range(3)]))
+
+    rivals = {method: found(method, 90) for method in ("random", "nsga2", "local")}
+    assert found("ehvi", 60) > max(rivals.values())
+    assert min(rivals.values()) > 0.6
