@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 FORMAT = 1
@@ -344,6 +344,8 @@ class Architecture:
     avd: Avd = "none"
     stride_in: StrideIn = "mixer"
     shortcut: Shortcut = "strided_conv1x1"
+    blocks_by_stage: tuple[tuple[BlockSpec, ...], ...] = field(init=False, repr=False, compare=False)
+    """Every residual block, from the stem to the head; they follow from all else."""
 
     def __post_init__(self) -> None:
         _require_count("in_channels", self.in_channels)
@@ -357,15 +359,9 @@ class Architecture:
             self.stride_in == "mixer" or (self.block == "bottleneck" and self.avd == "none"),
             f"stride_in conv1_1x1 needs bottleneck blocks without avd, but got block {self.block}, avd {self.avd}",
         )
-        for _ in self.blocks():
-            pass
+        object.__setattr__(self, "blocks_by_stage", tuple(self._blocks()))
 
-    def blocks(self) -> Iterator[BlockSpec]:
-        """Every residual block, from the stem to the head."""
-        for stage_blocks in self.blocks_by_stage():
-            yield from stage_blocks
-
-    def blocks_by_stage(self) -> Iterator[tuple[BlockSpec, ...]]:
+    def _blocks(self) -> Iterator[tuple[BlockSpec, ...]]:
         in_channels = self.stem.channels[-1]
         for index, stage in enumerate(self.stages, start=1):
             try:

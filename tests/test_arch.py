@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +47,15 @@ def test_json_both_ways_keeps_the_network_and_its_key(name: str) -> None:
     assert again == arch and again.key == arch.key
     assert arch.canonical().canonical() == arch.canonical()
     assert arch.canonical().key == arch.key
+
+
+def test_blocks_follow_a_network_into_its_copies() -> None:
+    arch = next(iter(ARCHITECTURES.values()))
+    assert pickle.loads(pickle.dumps(arch)).blocks_by_stage == arch.blocks_by_stage
+    first, *others = arch.stages
+    deeper = replace(arch, stages=(replace(first, depth=first.depth + 1), *others))
+    assert [len(blocks) for blocks in deeper.blocks_by_stage] == [first.depth + 1, *(stage.depth for stage in others)]
+    assert "blocks_by_stage" not in arch.to_json()
 
 
 def test_different_networks_have_different_keys() -> None:

@@ -265,7 +265,7 @@ def _parts(arch: Architecture, input_size: int) -> Iterator[Tally]:
     part = Tally()
     side = stem(part, input_size, arch.stem, arch.in_channels)
     yield part
-    for first, *rest in arch.blocks_by_stage():
+    for first, *rest in arch.blocks_by_stage:
         part = Tally()
         block, side = _block_tally(first, side)
         part.add(block)

@@ -31,7 +31,7 @@ def model_source(arch: Architecture, input_size: int, origin: str) -> str:
     """
     network = arch.canonical()
     stem = _stem(network.stem, network.in_channels)
-    stages = [_stage(blocks) for blocks in network.blocks_by_stage()]
+    stages = [_stage(blocks) for blocks in network.blocks_by_stage]
     made = [call for part in (stem, *stages) for call in calls(part)]
     classes = [*_classes(network, made), _network(network, input_size, stem, stages)]
     needs_torch = any("torch." in line for text in classes for line in text)

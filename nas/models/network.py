@@ -25,7 +25,7 @@ class Network(nn.Module):
         self.arch = arch
         self.stem = _stem(arch.stem, arch.in_channels)
         self.stages = nn.Sequential(
-            *(nn.Sequential(*(ResidualBlock(block) for block in blocks)) for blocks in arch.blocks_by_stage())
+            *(nn.Sequential(*(ResidualBlock(block) for block in blocks)) for blocks in arch.blocks_by_stage)
         )
         self.classifier = nn.Linear(arch.stages[-1].out_channels, arch.num_classes)
 
