@@ -57,6 +57,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "stride_in": get_args(StrideIn),
     "shortcut": get_args(Shortcut),
 }
+"""What must be one of a few -> all that it may be."""
 
 
 def _require_choice(name: str, value: object) -> None:
@@ -308,26 +309,15 @@ class BlockSpec:
 
 def _check_mixer(mixer: Mixer, in_channels: int, channels: int, cardinality: int) -> None:
     """The divisibilities of a mixer that takes `in_channels` and puts out `channels`."""
-    groups = cardinality
+    groups, rule = cardinality, "cardinality {} must divide the mixer's width"
     if isinstance(mixer, SplitAttention):
-        groups = cardinality * mixer.radix
-        if in_channels % groups or channels % cardinality:
-            raise ValueError(
-                f"cardinality x radix ({cardinality} x {mixer.radix}) must divide the mixer's width, "
-                f"but got {in_channels} channels in and {channels} out"
-            )
+        groups, rule = cardinality * mixer.radix, "cardinality x radix ({} x {}) must divide the mixer's width"
     elif isinstance(mixer, SelectiveKernel) and mixer.split_input:
         groups = cardinality * mixer.branches
-        if in_channels % groups or channels % cardinality:
-            raise ValueError(
-                f"cardinality x branches ({cardinality} x {mixer.branches}) must divide the input of a split selective "
-                f"kernel, but got {in_channels} channels in and {channels} out"
-            )
+        rule = "cardinality x branches ({} x {}) must divide the input of a split selective kernel"
     if in_channels % groups or channels % cardinality:
-        raise ValueError(
-            f"cardinality {cardinality} must divide the mixer's width, "
-            f"but got {in_channels} channels in and {channels} out"
-        )
+        broken = rule.format(cardinality, groups // cardinality)
+        raise ValueError(f"{broken}, but got {in_channels} channels in and {channels} out")
     if not isinstance(mixer, Conv) and channels % mixer.attention_groups:
         raise ValueError(f"attention groups {mixer.attention_groups} must divide the mixer's width {channels}")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -21,13 +19,6 @@ from nas.space import SearchSpace
 TABLES = Path(__file__).parent / "tables"
 SPACE = SearchSpace.load(TABLES / "small.toml")
 TABLE = pd.read_csv(TABLES / "small_digits.csv", index_col="key")
-
-
-@pytest.fixture(scope="module")
-def quality() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
-        yield importlib.import_module("search_quality")
 
 
 def test_it_holds_every_network_of_its_space_and_exact_costs() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,13 +16,6 @@ import pytest
 from nas.pareto import hypervolume
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "search_quality.py"
-
-
-@pytest.fixture(scope="module")
-def quality() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPT.parent)
-        yield importlib.import_module("search_quality")
 
 
 @pytest.fixture(scope="module")
