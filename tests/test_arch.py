@@ -53,8 +53,8 @@ def test_blocks_follow_a_network_into_its_copies() -> None:
     arch = next(iter(ARCHITECTURES.values()))
     assert pickle.loads(pickle.dumps(arch)).blocks_by_stage == arch.blocks_by_stage
     first, *others = arch.stages
-    deeper = replace(arch, stages=(replace(first, depth=first.depth + 1), *others))
-    assert [len(blocks) for blocks in deeper.blocks_by_stage] == [first.depth + 1, *(stage.depth for stage in others)]
+    deeper = replace(arch, stages=(replace(first, depth=first.depth + 2), *others))
+    assert [len(blocks) for blocks in deeper.blocks_by_stage] == [first.depth + 2, *(stage.depth for stage in others)]
     assert "blocks_by_stage" not in arch.to_json()
 
 
