@@ -167,6 +167,7 @@ def _with(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
         (_with(("stages", 0, "depth"), 0), "stage 1: depth must be a whole number of at least 1, but got 0"),
         (_with(("stages", 0, "depth"), True), "stage 1: depth must be a whole number of at least 1, but got True"),
         (_with(("stages", 0, "cardinality"), 3), r"stage 1: cardinality x radix \(3 x 2\) must divide"),
+        (_with(("stages", 0, "mixer", "radix"), 3), r"stage 1: cardinality x radix \(\d x 3\) must divide"),
         (_with(("stages", 0, "projects"), False), "stage 1: an identity shortcut needs stride 1 and equal widths"),
         (_with(("stages", 0, "mixer", "kind"), "magic"), "stage 1: mixer kind must be one of conv, selective_kernel"),
         (_with(("stages", 0, "mixer", "kernels"), [[4, 1]]), "stage 1: kernel size must be odd, but got 4"),
