@@ -20,6 +20,7 @@ from optuna.trial import TrialState, create_trial
 
 from nas.pareto import DIRECTIONS, costs_of
 from nas.record import environment
+from nas.search.ehvi import LOSS
 from nas.search.gate import Candidate, Gate
 from nas.search.known import known
 from nas.search.samplers import Proposer, Setting, Shared, distributions, shared, to_params
@@ -82,6 +83,7 @@ def history(
             params=to_params(space.genes, genotype),
             distributions=distributions(space.genes),
             values=values if ended else None,
+            user_attrs={LOSS: 3.0 * (1.0 - accuracy)} if ended else {},
         )
         trial.number = number
         made.append(shared(trial))

@@ -6,8 +6,9 @@
 A table is a CSV file with one line for each network: columns of genes, of costs, of accuracies, and perhaps a key that
 equal networks share. Genes named by --ordered are ordered (numbers), all others are not. A search sees --proxy, by
 default the same column as --accuracy, the truth; several columns of a proxy, joined by "+", are noisy observations of
-which each trial sees one at random. No sampler gets a network twice: a proposal whose key is taken is drawn again, at
-last a random network that is left.
+which each trial sees one at random, and with it the validation loss in the same of as many columns of --losses, which
+`ehvi` makes use of. No sampler gets a network twice: a proposal whose key is taken is drawn again, at last a random
+network that is left.
 
 With --rungs, budgets and what is seen after each of them, as in c10_val_12ep:12,c10_test_200ep:200, methods may end in
 "+halving": networks are trained by rungs as `nas search` does it, the others to the last rung. A second table then
@@ -46,7 +47,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.pareto import hypervolume, hypervolume_trace, non_dominated
 from nas.record import environment
-from nas.search.ehvi import EHVISampler, Known, Memory, Table
+from nas.search.ehvi import LOSS, EHVISampler, Known, Memory, Table
 from nas.search.halving import Halving, Shown
 from nas.search.local_search import LocalSearchSampler
 
@@ -74,6 +75,8 @@ class Problem:
     keys: NDArray[np.int64]
     costs: Floats
     observed: Floats
+    seen_losses: Floats
+    """Validation losses (N, P) that come with what is observed; nan: not known."""
     rungs: tuple[tuple[float, Floats], ...]
     """Budgets, ascending, and the accuracies (N, P), 0 to 1, after each; none: only trainings in full are known."""
     truth: Floats
@@ -98,6 +101,14 @@ class Problem:
         rungs = tuple(rungs_of(table, options.rungs)) if options.rungs else ()
         proxy = table[(options.proxy or options.accuracy).split("+")].to_numpy(np.float64)
         observed = rungs[-1][1] if rungs else proxy
+        losses = (
+            table[options.losses.split("+")].to_numpy(np.float64) if options.losses else np.full_like(observed, np.nan)
+        )
+        if losses.shape != observed.shape:
+            raise ValueError(
+                f"--losses names {losses.shape[1]} columns; expected as many as there are of what a search sees: "
+                f"{observed.shape[1]}"
+            )
         key = options.key.split(",") if options.key else names
         return cls(
             space=space,
@@ -106,6 +117,7 @@ class Problem:
             keys=table.groupby(key, sort=False).ngroup().to_numpy().astype(np.int64),
             costs=table[options.costs.split(",")].to_numpy(np.float64),
             observed=observed,
+            seen_losses=losses,
             rungs=rungs,
             truth=truth,
             floor=float(np.quantile(truth, options.quantile)),
@@ -160,10 +172,10 @@ class Problem:
     def directions(self) -> list[StudyDirection]:
         return [StudyDirection.MINIMIZE] * self.costs.shape[1] + [StudyDirection.MAXIMIZE]
 
-    def frozen(self, row: int, accuracy: float) -> FrozenTrial:
+    def frozen(self, row: int, accuracy: float, loss: float) -> FrozenTrial:
         """A finished trial."""
         values = [*self.costs[row].tolist(), accuracy]
-        return create_trial(params=self.params(row), distributions=self.space, values=values)
+        return create_trial(params=self.params(row), distributions=self.space, values=values, user_attrs={LOSS: loss})
 
     @property
     def reference(self) -> Floats:
@@ -234,7 +246,9 @@ def searched(
     for _ in range(min(trials, len(set(problem.keys.tolist())))):
         trial, row = new_trial(problem, study, taken, rng)
         taken.add(int(problem.keys[row]))
-        accuracy = float(rng.choice(problem.observed[row]))
+        column = int(rng.integers(problem.observed.shape[1]))
+        accuracy = float(problem.observed[row, column])
+        trial.set_user_attr(LOSS, float(problem.seen_losses[row, column]))
         rows.append(row)
         seen.append(accuracy)
         under_way.append((trial, row, accuracy))
@@ -285,7 +299,11 @@ def halved(problem: Problem, method: str, seed: int, networks: int) -> tuple[lis
         if place is None and not more:
             return steps, time.process_time() - begun
         if place is None:
-            history = list(zip([row for row, *_ in trials], halving.expected(shown).tolist(), strict=True))
+            expected = halving.expected(shown).tolist()
+            history = [
+                problem.frozen(row, accuracy, float(problem.seen_losses[row, column]) if len(seen) == last else np.nan)
+                for (row, column, seen), accuracy in zip(trials, expected, strict=True)
+            ]
             row = proposed(problem, method, derived(seed, len(trials)), history, taken, memory, rng)
             taken.add(int(problem.keys[row]))
             place = len(trials)
@@ -306,7 +324,7 @@ def proposed(
     problem: Problem,
     method: str,
     seed: int,
-    history: Sequence[tuple[int, float]],
+    history: Sequence[FrozenTrial],
     taken: set[int],
     memory: Memory,
     rng: np.random.Generator,
@@ -314,7 +332,7 @@ def proposed(
     """The row of a new network from a sampler that is made anew: samplers must keep nothing."""
     sampler = METHODS[method](Asked(problem, seed, lambda params: problem.is_new(params, taken), memory))
     study = optuna.create_study(directions=problem.directions, sampler=sampler)
-    study.add_trials([problem.frozen(row, accuracy) for row, accuracy in history])
+    study.add_trials(history)
     return new_trial(problem, study, taken, rng)[1]
 
 
@@ -446,6 +464,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--costs", default="macs", help="columns of costs [macs]")
     parser.add_argument("--accuracy", required=True, help='column of the truth, or several, joined by "+": their mean')
     parser.add_argument("--proxy", default="", help="column that the search sees, or several [the truth]")
+    parser.add_argument("--losses", default="", help="columns of validation losses beside those that it sees [none]")
     parser.add_argument("--rungs", default="", help="columns and budgets of trainings by rungs [none]")
     parser.add_argument("--key", default="", help="columns that equal networks share [the genes]")
     parser.add_argument("--quantile", type=float, default=0.3, help="of the accuracies, below which none counts [0.3]")

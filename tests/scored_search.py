@@ -46,9 +46,10 @@ def search(
     out: Path,
     score: Callable[[Spec], float] = accuracy,
     on_event: Callable[[Event], None] = lambda _: None,
+    loss: Callable[[Spec], float | None] = lambda _: None,
     **changes: Any,
 ) -> Summary:
-    executor = ScoredExecutor(score, seconds=SECONDS)
+    executor = ScoredExecutor(score, loss=loss, seconds=SECONDS)
     return run_search(settings(out, **changes), executor=executor, on_event=on_event)
 
 

@@ -29,6 +29,7 @@ from nas.search.ehvi import (
     refitted_at,
     remembered,
     staircase,
+    steadied,
 )
 from nas.search.gate import Candidate, Gate
 from nas.search.known import known
@@ -115,6 +116,65 @@ def test_log_regret_keeps_order_and_flattens_below() -> None:
 
 
 networks = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 6)), min_size=1, max_size=12)
+
+
+def test_the_scale_is_taken_back() -> None:
+    regret = LogRegret.of(np.array([0.1, 0.5, 0.7, 0.8, 0.9]))
+    accuracy_M = np.array([0.05, 0.5, 0.9])
+    assert regret.accuracy(regret.scaled(accuracy_M)) == pytest.approx(accuracy_M)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 10)), min_size=1, max_size=12), st.floats(0.1, 10))
+def test_steadied_accuracies_are_level_with_those_seen(trials: list[tuple[float, float]], unit: float) -> None:
+    """Whatever the unit of the losses; and none is far above the best."""
+    accuracy_M, loss_M = np.array(trials).T
+    steady_M = steadied(accuracy_M, loss_M)
+    regret = LogRegret.of(accuracy_M)
+    assert np.all(steady_M < regret.best + regret.gap)
+    told_M, steady_t = regret.scaled(accuracy_M), -np.log(regret.best + regret.gap - steady_M)
+    assert steady_t.mean() == pytest.approx(told_M.mean(), abs=1e-6)
+    assert steadied(accuracy_M, loss_M * unit) == pytest.approx(steady_M, abs=1e-6)
+
+
+def test_losses_that_say_the_same_leave_accuracies_as_they_are() -> None:
+    accuracy_M = np.random.default_rng(0).random(20)
+    loss_M = np.exp(-2 * LogRegret.of(accuracy_M).scaled(accuracy_M))
+    assert steadied(accuracy_M, loss_M) == pytest.approx(accuracy_M)
+
+
+def test_losses_that_say_nothing_leave_accuracies_in_their_order() -> None:
+    accuracy_M = np.random.default_rng(0).random(20)
+    steady_M = steadied(accuracy_M, np.full(20, 0.7))
+    assert np.argsort(steady_M).tolist() == np.argsort(accuracy_M).tolist()
+    assert np.ptp(steady_M) < np.ptp(accuracy_M)
+
+
+def test_of_equal_accuracies_that_of_the_smaller_loss_is_taken_for_the_better() -> None:
+    """Also where a training without a loss stands between, which counts as it was seen."""
+    accuracy_M = np.array([0.5, 0.6, 0.7, 0.8, 0.8, 0.9])
+    loss_M = np.array([1.4, 1.2, 1.0, np.nan, 0.5, 0.6])
+    steady_M = steadied(accuracy_M, loss_M)
+    assert steady_M[3] == 0.8
+    assert 0.8 < steady_M[4] < 0.9 and steady_M[5] < 0.9
+    for useless in (np.nan, 0.0, -1.0, np.inf):
+        assert steadied(accuracy_M, np.full(6, useless)).tolist() == accuracy_M.tolist()
+
+
+def test_what_a_study_says_of_losses_is_used_and_nothing_else() -> None:
+    made = study(EHVISampler(Known(one_cost), seed=0), 12)
+    loss_M = 1.5 - np.array([trial.values[0] for trial in made.trials]) + 0.2 * np.random.default_rng(0).random(12)
+    with_losses = optuna.create_study(directions=["maximize", "minimize"])
+    for trial, loss in zip(made.trials, [*loss_M[:10].tolist(), "unknown", None], strict=True):
+        with_losses.add_trial(
+            optuna.trial.create_trial(
+                params=trial.params, distributions=SPACE, values=trial.values, user_attrs={ehvi.LOSS: loss}
+            )
+        )
+    plain, told = believed(made)[1], believed(with_losses)[1]
+    assert plain.accuracy.tolist() == plain.seen.tolist() == told.seen.tolist()
+    known_M = np.append(loss_M[:10], [np.nan, np.nan])
+    assert told.accuracy.tolist() == steadied(told.seen, known_M).tolist() != told.seen.tolist()
+    assert told.accuracy_of_first(7).tolist() == steadied(told.seen[:7], known_M[:7]).tolist()
 
 
 @given(networks, st.integers(0, 6))
@@ -276,6 +336,28 @@ def test_parameters_are_fitted_to_trials_spaced_up_to_the_last_refit(monkeypatch
     last = refitted_at(len(history.done))
     assert last < len(history.done)
     assert fitted[0].tolist() == history.done.x[[place * (last - 1) // 9 for place in range(10)]].tolist()
+
+
+def test_losses_of_later_trials_call_for_no_refit(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = study(EHVISampler(Known(one_cost), seed=0), 37).trials
+    rng, memory = np.random.default_rng(0), Memory()
+    made = optuna.create_study(directions=["maximize", "minimize"])
+    fitted: list[int] = []
+
+    def fits(x_ND: Floats, y_N: Floats, gene_D: surrogate.Genes) -> list[Floats]:
+        fitted.append(len(x_ND))
+        return surrogate.fits(x_ND, y_N, gene_D)
+
+    monkeypatch.setattr(ehvi, "fits", fits)
+    found = ehvi.Networks(ehvi.GeneTable(SPACE), Known(one_cost))
+    for count, trial in enumerate(trials, 1):
+        told = {ehvi.LOSS: 1.0 + rng.random()}
+        made.add_trial(
+            optuna.trial.create_trial(params=trial.params, distributions=SPACE, values=trial.values, user_attrs=told)
+        )
+        if count > 20:
+            ehvi.Beliefs.of(ehvi.History.of(made.trials, made, found), found, memory, None)
+    assert fitted == sorted({refitted_at(count) for count in range(21, 38)})
 
 
 def test_many_trials_are_remembered_by_their_best_and_a_spread() -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
-from scored_search import search, trials_of
+from optuna.trial import TrialState
+from scored_search import search, study_of, trials_of
 
 from nas.cost.formula import cost
 from nas.executors import Spec
+from nas.search.ehvi import LOSS, steadied
 from nas.search.samplers import SAMPLERS
 from nas.space import SearchSpace
 
@@ -45,6 +49,51 @@ def test_a_search_of_it_trains_each_network_once_and_records_what_came_out(sampl
     assert trials["params"].max() <= 30_000
 
 
+@pytest.mark.parametrize("steps", [18, 36, 72])
+def test_accuracies_and_losses_together_foretell_other_seeds_better_than_accuracies(steps: int) -> None:
+    """Of 60 networks, as after so many trials: the reason why `ehvi` looks at losses."""
+    rng = np.random.default_rng(0)
+    gains = []
+    for _ in range(40):
+        some = TABLE.iloc[rng.choice(len(TABLE), 60, replace=False)]
+        accuracy_N, loss_N = (some[f"{what}.{steps}.0"].to_numpy() for what in ("accuracy", "loss"))
+        other_N = some[f"accuracy.{steps}.1"].to_numpy()
+        seen, steady = (np.corrcoef(other_N, one_N)[0, 1] for one_N in (accuracy_N, steadied(accuracy_N, loss_N)))
+        gains.append(steady - seen)
+    assert np.mean(gains) > 0.02
+
+
+@pytest.mark.parametrize("halving", [False, True])
+def test_ehvi_is_told_the_losses_of_what_was_trained_in_full(halving: bool, tmp_path: Path) -> None:
+    """They are in the study, and without them the search goes another way."""
+
+    columns = TABLE.filter(regex=r"\.(18|72)\.0$").to_dict()
+
+    def of_rung(what: str, spec: Spec) -> float:
+        return float(columns[f"{what}.{spec['budget']['steps']}.0"][spec["key"]])
+
+    def searched(name: str, loss: Callable[[Spec], float | None]) -> optuna.Study:
+        search(
+            tmp_path / name,
+            lambda spec: of_rung("accuracy", spec),
+            loss=loss,
+            space=str(TABLES / "small.toml"),
+            sampler="ehvi",
+            trials=24,
+            steps=72,
+            halving=halving,
+        )
+        return study_of(tmp_path / name)
+
+    told = searched("told", lambda spec: of_rung("loss", spec))
+    for trial, key in zip(told.trials, trials_of(tmp_path / "told")["key"], strict=True):
+        complete = trial.state == TrialState.COMPLETE
+        assert trial.user_attrs.get(LOSS) == (columns["loss.72.0"][key] if complete else None)
+    untold = searched("untold", lambda _: None)
+    assert not any(LOSS in trial.user_attrs for trial in untold.trials)
+    assert [trial.params for trial in told.trials] != [trial.params for trial in untold.trials]
+
+
 def test_ehvi_finds_more_of_it_than_others_in_half_as_many_trials_again(quality: ModuleType) -> None:
     """With three costs, where each trial sees one of three seeds and the truth is their mean."""
     told = argparse.Namespace(
@@ -54,6 +103,7 @@ def test_ehvi_finds_more_of_it_than_others_in_half_as_many_trials_again(quality:
         costs="macs,params,activations",
         accuracy="accuracy.18.0+accuracy.18.1+accuracy.18.2",
         proxy="",
+        losses="",
         rungs="",
         key="key",
         quantile=0.3,

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 
 from nas.pareto import hypervolume
+from nas.search import ehvi
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "search_quality.py"
 
@@ -29,6 +31,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frame["params"] = frame["g.width"] ** 2
     frame["truth"] = 1 - np.exp(-size / 80) - 0.2 * (frame["g.kind"] == "c") + 0.02 * rng.random(60)
     frame["seen.0"], frame["seen.1"] = frame["truth"] + 0.01, frame["truth"] - 0.01
+    frame["loss.0"], frame["loss.1"] = 2.0 - frame["truth"], 2.5 - frame["truth"]
     frame["key"] = frame["g.kind"].replace("b", "a") + frame["g.depth"].astype(str) + frame["g.width"].astype(str)
     path: Path = tmp_path_factory.mktemp("table") / "table.csv"
     frame.to_csv(path, index=False)
@@ -43,6 +46,7 @@ def problem(quality: ModuleType, table: Path, **changes: Any) -> Any:
         "costs": "macs",
         "accuracy": "truth",
         "proxy": "",
+        "losses": "",
         "rungs": "",
         "key": "key",
         "quantile": 0.3,
@@ -59,6 +63,35 @@ def test_no_method_gets_a_network_twice(quality: ModuleType, table: Path, method
     assert len({int(found.keys[row]) for row in rows}) == 25
     assert np.abs(np.array(seen) - found.truth[rows]) == pytest.approx(np.full(25, 0.01))
     assert (rows, seen) == quality.searched(found, method, 0, 25, pending)[:2]
+
+
+def told_losses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
+    """The accuracies and losses that `ehvi` sees, as it is asked."""
+    told: list[tuple[float, float]] = []
+
+    def watched(accuracy_M: NDArray[np.float64], loss_M: NDArray[np.float64]) -> NDArray[np.float64]:
+        told.extend(zip(accuracy_M.tolist(), loss_M.tolist(), strict=True))
+        return accuracy_M
+
+    monkeypatch.setattr(ehvi, "steadied", watched)
+    return told
+
+
+def test_losses_are_of_the_seed_that_a_trial_sees(
+    quality: ModuleType, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = told_losses(monkeypatch)
+    found = problem(quality, table, proxy="seen.0+seen.1", losses="loss.0+loss.1")
+    quality.searched(found, "ehvi", 0, 12, 1)
+    assert {round(accuracy + loss, 6) for accuracy, loss in told} == {2.01, 2.49}
+    told.clear()
+    quality.searched(problem(quality, table), "ehvi", 0, 12, 1)
+    assert told and all(np.isnan(loss) for _, loss in told)
+
+
+def test_as_many_losses_are_expected_as_accuracies(quality: ModuleType, table: Path) -> None:
+    with pytest.raises(ValueError, match=r"--losses names 1 columns; expected as many as .* 2"):
+        problem(quality, table, proxy="seen.0+seen.1", losses="loss.0")
 
 
 def test_keys_say_what_is_equal_in_the_table_and_nothing_of_what_it_lacks(quality: ModuleType, table: Path) -> None:
@@ -134,6 +167,17 @@ def test_a_search_by_rungs_trains_each_network_once_to_each(quality: ModuleType,
     spent = np.diff([0.0, *(step.spent for step in steps)])
     assert spent == pytest.approx([0.75 if step.full else 0.25 for step in steps])
     assert all(abs(step.seen - found.truth[step.row]) == pytest.approx(0.01) for step in steps if step.full)
+
+
+def test_by_rungs_losses_are_of_trainings_in_full(
+    quality: ModuleType, by_rungs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = told_losses(monkeypatch)
+    found = problem(quality, by_rungs, rungs=RUNGS, losses="loss.0+loss.1")
+    quality.halved(found, "ehvi", 0, 24)
+    full = {round(accuracy + loss, 6) for accuracy, loss in told if not np.isnan(loss)}
+    assert full == {1.96, 2.44}
+    assert any(np.isnan(loss) for _, loss in told)
 
 
 def test_epochs_count_what_was_trained_in_full_by_then(quality: ModuleType, by_rungs: Path) -> None:

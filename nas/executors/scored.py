@@ -14,14 +14,20 @@ from nas.executors.inline import InlineExecutor
 class ScoredExecutor(InlineExecutor):
     """Takes a network's accuracy (0..1) from `score(spec)`; an exception in it fails the trial with its message."""
 
-    def __init__(self, score: Callable[[Spec], float], *, seconds: float = 0.0) -> None:
-        """`seconds`: what each result claims that its training took."""
+    def __init__(
+        self,
+        score: Callable[[Spec], float],
+        *,
+        loss: Callable[[Spec], float | None] = lambda _: None,
+        seconds: float = 0.0,
+    ) -> None:
+        """loss: gives its validation loss, None: none. seconds: what each result claims that its training took."""
 
         def evaluate(spec: Spec, folder: Path) -> Result:
             started = record.now()
             outcome: dict[str, Any] = {**spec["budget"], "seconds": seconds, "device": "scored"}
             try:
-                outcome |= {"status": "ok", "accuracy": float(score(spec))}
+                outcome |= {"status": "ok", "accuracy": float(score(spec)), "val_loss": loss(spec)}
             except Exception as error:
                 outcome |= {"status": "error", "reason": f"{type(error).__name__}: {error}"}
             return write_outcome(spec, folder, outcome, started)

@@ -478,7 +478,8 @@ class _Search:
             self._failures.append(reason)
         elif self._is_last(row):
             known = {**row.cost, "accuracy": result["accuracy"]}
-            self._store.complete(row.number, [known[name] for name in self._config.objectives])
+            values = [known[name] for name in self._config.objectives]
+            self._store.complete(row.number, values, result["val_loss"])
         else:
             self._store.wait(row.number, result["accuracy"])
         if reason is None:

@@ -28,6 +28,7 @@ import hashlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -72,6 +73,8 @@ STALLED = 16
 """A search stalls while none of so many last trials is on the front that the surrogate believes in."""
 AFAR = 1 / 256
 """So much is believed of the promise of a network that shares no gene with any on the front."""
+LOSS = "val_loss"
+"""User attribute of a finished trial: the validation loss of the training that its accuracy comes from."""
 UNINTERESTING = 0.3
 """Share of the space's networks whose accuracies lie below the region of interest, unless a floor is declared."""
 
@@ -463,14 +466,24 @@ def logarithms(costs_NC: Floats) -> Floats:
 class History:
     """The trials of a study: finished ones with their accuracies (M), those that run, and the codes of all (N, G).
 
+    seen, loss: the accuracies as they were told, and validation losses (M), nan where none was.
     failed: how many came to nothing.
     """
 
     done: Batch
-    accuracy: Floats
+    seen: Floats
+    loss: Floats
     pending: Batch
     taken: NDArray[np.int64]
     failed: int
+
+    @cached_property
+    def accuracy(self) -> Floats:
+        return steadied(self.seen, self.loss)
+
+    def accuracy_of_first(self, count: int) -> Floats:
+        """As the accuracy was when so many trials were finished."""
+        return steadied(self.seen[:count], self.loss[:count])
 
     @cached_property
     def distinct(self) -> set[bytes]:
@@ -485,8 +498,19 @@ class History:
         values = np.array([trials[row].values for row in done]).reshape(-1, len(study.directions))
         batch = networks.trained(taken_NG[done], logarithms(np.delete(values, column, axis=1)))
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        failed = sum(trial.state == TrialState.FAIL for trial in trials)
-        return cls(batch, values[:, column], networks.read(_codes(networks, running)), taken_NG, failed)
+        return cls(
+            done=batch,
+            seen=values[:, column],
+            loss=np.array([_loss(trials[row]) for row in done], np.float64),
+            pending=networks.read(_codes(networks, running)),
+            taken=taken_NG,
+            failed=sum(trial.state == TrialState.FAIL for trial in trials),
+        )
+
+
+def _loss(trial: FrozenTrial) -> float:
+    told = trial.user_attrs.get(LOSS)
+    return float(told) if isinstance(told, Real) else float("nan")
 
 
 def _codes(networks: Networks, trials: Sequence[FrozenTrial]) -> NDArray[np.int64]:
@@ -510,12 +534,36 @@ class LogRegret(NamedTuple):
     def scaled(self, accuracy: Floats) -> Floats:
         return -np.log(np.maximum(self.best - accuracy, 0.0) + self.gap)
 
+    def accuracy(self, scaled: Floats) -> Floats:
+        """Back from the scale; what lies above the best is less than `gap` above."""
+        found: Floats = self.best + self.gap - np.exp(-scaled)
+        return found
+
     def expected_gain(self, mean_N: Floats, sd_N: Floats, level: float | Floats) -> Floats:
         """E[max(A - a, 0)] for normal t(A), where t(a) = level: two moments of a log-normal variable, cut off."""
         u = (mean_N - level) / sd_N
         below = np.exp(-mean_N + sd_N * sd_N / 2 + log_ndtr(u - sd_N))
         gain_N: Floats = np.maximum(np.exp(-np.asarray(level)) * ndtr(u) - below, 0.0)
         return gain_N
+
+
+def steadied(accuracy_M: Floats, loss_M: Floats) -> Floats:
+    """Accuracies, each half-way, on the scale of `LogRegret`, to what the loss of the same training lets expect.
+
+    Some hundred images count how many are right coarsely, and their loss tells chance successes from others. What a
+    loss lets expect is a regression on its logarithm; where losses say nothing, that is one value for all. Accuracies
+    without a finite loss above 0 stay as they are.
+    """
+    told = np.isfinite(loss_M) & (loss_M > 0)
+    if not told.any():
+        return accuracy_M
+    regret = LogRegret.of(accuracy_M[told])
+    seen, log_loss = regret.scaled(accuracy_M[told]), np.log(loss_M[told])
+    away = log_loss - log_loss.mean()
+    slope = away @ seen / max(away @ away, 1e-12)
+    steady = accuracy_M.copy()
+    steady[told] = regret.accuracy((seen + seen.mean() + slope * away) / 2)
+    return steady
 
 
 @dataclass(frozen=True, eq=False)
@@ -605,7 +653,7 @@ class Beliefs:
 
     @classmethod
     def of(cls, history: History, networks: Networks, memory: Memory, accuracy_floor: float | None) -> Beliefs:
-        thetas = _parameters(history.done.x, history.accuracy, networks.column_genes, memory)
+        thetas = _parameters(history, networks.column_genes, memory)
         heard = thetas if len(history.done) <= MIXED else thetas[:1]
         return cls(tuple(Belief.of(history, networks, theta, accuracy_floor) for theta in heard))
 
@@ -651,11 +699,11 @@ def _points(low_C: Floats, high_C: Floats) -> Floats:
     return points_ZC
 
 
-def _parameters(x_ND: Floats, accuracy_M: Floats, gene_D: Genes, memory: Memory) -> list[Floats]:
+def _parameters(history: History, gene_D: Genes, memory: Memory) -> list[Floats]:
     """Fitted to the first trials only, as many as the last refit had, so that they are a function of the history."""
-    count = refitted_at(len(accuracy_M))
+    count = refitted_at(len(history.done))
     rows = evenly_spaced(count, FITTED)
-    x, accuracy = x_ND[rows], accuracy_M[rows]
+    x, accuracy = history.done.x[rows], history.accuracy_of_first(count)[rows]
     digest = hashlib.sha256(x.tobytes() + accuracy.tobytes()).digest()
     return memory.once(digest, lambda: fits(x, LogRegret.of(accuracy).scaled(accuracy), gene_D))
 

@@ -23,12 +23,13 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
+from nas.search.ehvi import LOSS
 from nas.search.samplers import Direction, distributions, to_genotype, to_params
 from nas.space import Gene, Option
 
 ATTRIBUTE = "nas"
-"""The one user attribute of a trial: its key, its cost, the rejections before it, its family if it is a reference, its
-accuracies at the rungs below the last and whether it waits there and, if it failed, the reason."""
+"""The user attribute of a trial that is ours alone: its key, its cost, the rejections before it, its family if it is a
+reference, its accuracies at the rungs below the last and whether it waits there and, if it failed, the reason."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,11 @@ class Store:
         self.rows.append(self._row(len(self.rows), trial))
         return self.rows[-1]
 
-    def complete(self, number: int, values: Sequence[float]) -> None:
+    def complete(self, number: int, values: Sequence[float], val_loss: float | None) -> None:
+        """The trial has trained in full. Its validation loss, if it has one, becomes an attribute of its own."""
         with _explained(self._path):
+            if val_loss is not None:
+                self._storage.set_trial_user_attr(self._trial_id(number), LOSS, val_loss)
             told = self._study.tell(number, list(values), state=TrialState.COMPLETE)
         self.rows[number] = self._row(number, told)
 
