@@ -130,6 +130,16 @@ def test_the_reported_front_is_the_front_as_seen(quality: ModuleType, table: Pat
     assert found.reported([good, bad], [0.1, 0.9]) == found.reported([bad], [0.9]) < honest
 
 
+def test_what_to_reach_is_what_random_has_and_the_best_of_optunas_samplers(quality: ModuleType) -> None:
+    def searches(*after_200: float, trials: int = 200) -> list[dict[str, list[float]]]:
+        return [{"trace": [0.0] * 199 + [found] + [0.9] * (trials - 200)} for found in after_200]
+
+    found = {"random": searches(0.1, 0.3, 0.2, trials=1000), "tpe": searches(0.3, 0.4, 0.5), "ehvi": searches(0.7)}
+    assert quality.goals(found) == {"random's 200": 0.2, "random's 1,000": 0.9, "tpe's 200": 0.4}
+    assert quality.goals({"random": searches(0.5), "nsga2": searches(0.4)}) == {"random's 200": 0.5}
+    assert quality.goals({"ehvi": searches(0.7)}) == {}
+
+
 def test_a_table_comes_out_of_a_small_run(table: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--table", str(table), "--genes", "g.*", "--ordered", "g.depth,g.width"]
     command += ["--accuracy", "truth", "--samplers", "local,ehvi", "--seeds", "2", "--trials", "25"]
