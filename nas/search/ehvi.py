@@ -7,17 +7,18 @@ the surrogate believes in among the networks of cost at most z,
 
 which for one cost is a finite sum over the steps of f, and for more a mean over quasi-random points z.
 
-Seven things decide how well that searches. The first trials tell most when they are dear, as good ones mostly are, and
+Eight things decide how well that searches. The first trials tell most when they are dear, as good ones mostly are, and
 few of them share an option (see `EHVISampler._scattered`). Accuracies far below the best would bend the surrogate, so
-it is fitted to the logarithm of the regret (see `LogRegret`). Cheap networks that are good for nothing would be worth a
-trial each wherever f begins too low, so f begins at what a share of the space's networks do not reach, as the surrogate
-sees it. Its doubt is that of all trials, failures among them, so it is rescaled to how well the better half is foretold
-(see `doubt`). Few trials do not tell genes that bend from genes that slope, so at first two fits have a say (see
-`Beliefs`). Far from the front there are so many networks that the best promise among them is the most exaggerated one,
-so a promise counts less the farther away it is (see `nearness`). And what it wrongly thinks poor it would never learn
-of, so every eighth network is a random neighbour of the front, as in local search, and every second while nothing new
-reaches the front; sooner one with an option that few networks had, since an option that failed in bad company may be
-the best in good one.
+it is fitted to the logarithm of the regret (see `LogRegret`). An accuracy counts how many images are right, and some
+hundred images count coarsely, so half of it is what the loss of the same training lets expect (see `steadied`). Cheap
+networks that are good for nothing would be worth a trial each wherever f begins too low, so f begins at what a share of
+the space's networks do not reach, as the surrogate sees it. Its doubt is that of all trials, failures among them, so it
+is rescaled to how well the better half is foretold (see `doubt`). Few trials do not tell genes that bend from genes
+that slope, so at first two fits have a say (see `Beliefs`). Far from the front there are so many networks that the best
+promise among them is the most exaggerated one, so a promise counts less the farther away it is (see `nearness`). And
+what it wrongly thinks poor it would never learn of, so every eighth network is a random neighbour of the front, as in
+local search, and every second while nothing new reaches the front; sooner one with an option that few networks had,
+since an option that failed in bad company may be the best in good one.
 
 Shapes in names: N networks, M networks known, G genes, D columns of the surrogate, C costs, Z points or steps of f.
 """
@@ -118,8 +119,9 @@ class EHVISampler(StartupSampler):
     """Proposes the network of the greatest expected hypervolume improvement that `known.admit` admits.
 
     For studies of one maximised objective, the accuracy, and one or more minimised ones, whose values `known.costs`
-    gives exactly. Parameters need finitely many values; those that not every trial has are drawn at random. Trials
-    that run count as if their accuracy had come out as expected. A proposal depends on the study and on `seed` alone.
+    gives exactly. A finished trial may tell its validation loss, the user attribute `val_loss` (`LOSS`). Parameters
+    need finitely many values; those that not every trial has are drawn at random. Trials that run count as if their
+    accuracy had come out as expected. A proposal depends on the study and on `seed` alone.
 
     accuracy_floor: accuracies below are of no interest; None derives one (`UNINTERESTING`). startup_trials: to begin
     before any is modelled, at least 2, and half of them, again at least 2, to finish.
@@ -550,9 +552,8 @@ class LogRegret(NamedTuple):
 def steadied(accuracy_M: Floats, loss_M: Floats) -> Floats:
     """Accuracies, each half-way, on the scale of `LogRegret`, to what the loss of the same training lets expect.
 
-    Some hundred images count how many are right coarsely, and their loss tells chance successes from others. What a
-    loss lets expect is a regression on its logarithm; where losses say nothing, that is one value for all. Accuracies
-    without a finite loss above 0 stay as they are.
+    That is a linear regression on the logarithm of the loss; where losses say nothing, one value for all, which changes
+    no order. Accuracies without a finite loss above 0 stay as they are.
     """
     told = np.isfinite(loss_M) & (loss_M > 0)
     if not told.any():
