@@ -11,12 +11,13 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
-from scored_search import accuracy, keys_of, search, study_of, trials_of
+from scored_search import accuracy, fraction, keys_of, search, study_of, trials_of
 
 from nas.cost.formula import cost
 from nas.executors import Spec
 from nas.record import Run, driver_lock
 from nas.search import Event, Interrupted, Resumed, SearchStopped
+from nas.search.ehvi import LOSS
 from nas.search.storage import StudyFileError
 from nas.space import SearchSpace
 
@@ -127,6 +128,38 @@ def test_an_exhausted_space_ends_in_words(tmp_path: Path) -> None:
         assert (summary.added, summary.finished) == (added, affordable)
         assert summary.ended == f"space exhausted: all {affordable} networks under the caps are trained"
     assert trials_of(tmp_path)["macs"].max() <= macs[7]
+
+
+def test_a_search_killed_between_a_loss_and_its_trials_end_goes_on_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are two writes to the study's file."""
+
+    class Killed(BaseException):
+        pass
+
+    def loss(spec: Spec) -> float:
+        return 3 * (1 - accuracy(spec)) + 0.1 * fraction(spec["key"][::-1])
+
+    def killed(self: optuna.Study, trial: Any, *arguments: Any, **named: Any) -> Any:
+        if trial == 9 and named["state"] == optuna.trial.TrialState.COMPLETE:
+            raise Killed
+        return tell(self, trial, *arguments, **named)
+
+    tell = optuna.Study.tell
+    told: dict[str, Any] = {"sampler": "ehvi", "trials": 14, "loss": loss}
+    search(tmp_path / "whole", **told)
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "tell", killed)
+        with pytest.raises(Killed):
+            search(tmp_path / "killed", **told)
+    left = study_of(tmp_path / "killed").trials[9]
+    assert left.state == optuna.trial.TrialState.RUNNING and LOSS in left.user_attrs
+    search(tmp_path / "killed", **told)
+    assert keys_of(tmp_path / "killed") == keys_of(tmp_path / "whole")
+    assert [trial.user_attrs[LOSS] for trial in study_of(tmp_path / "killed").trials] == [
+        trial.user_attrs[LOSS] for trial in study_of(tmp_path / "whole").trials
+    ]
 
 
 # ---- failures and interruptions ----------------------------------------------------------------------------------
