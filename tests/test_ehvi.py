@@ -149,6 +149,15 @@ def test_losses_that_say_nothing_leave_accuracies_in_their_order() -> None:
     assert np.ptp(steady_M) < np.ptp(accuracy_M)
 
 
+@pytest.mark.parametrize(("trials", "share"), [(10, 1 / 11), (100, 1 / 2), (300, 3 / 4)])
+def test_what_was_seen_counts_more_the_more_trials_there_are(trials: int, share: float) -> None:
+    accuracy_M = np.random.default_rng(0).random(trials)
+    regret = LogRegret.of(accuracy_M)
+    steady_M = steadied(accuracy_M, np.full(trials, 0.7))
+    seen, steady = (-np.log(regret.best + regret.gap - one_M) for one_M in (accuracy_M, steady_M))
+    assert steady - steady.mean() == pytest.approx(share * (seen - seen.mean()))
+
+
 def test_of_equal_accuracies_that_of_the_smaller_loss_is_taken_for_the_better() -> None:
     """Also where a training without a loss stands between, which counts as it was seen."""
     accuracy_M = np.array([0.5, 0.6, 0.7, 0.8, 0.8, 0.9])

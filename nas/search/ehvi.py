@@ -10,15 +10,15 @@ which for one cost is a finite sum over the steps of f, and for more a mean over
 Eight things decide how well that searches. The first trials tell most when they are dear, as good ones mostly are, and
 few of them share an option (see `EHVISampler._scattered`). Accuracies far below the best would bend the surrogate, so
 it is fitted to the logarithm of the regret (see `LogRegret`). An accuracy counts how many images are right, and some
-hundred images count coarsely, so half of it is what the loss of the same training lets expect (see `steadied`). Cheap
-networks that are good for nothing would be worth a trial each wherever f begins too low, so f begins at what a share of
-the space's networks do not reach, as the surrogate sees it. Its doubt is that of all trials, failures among them, so it
-is rescaled to how well the better half is foretold (see `doubt`). Few trials do not tell genes that bend from genes
-that slope, so at first two fits have a say (see `Beliefs`). Far from the front there are so many networks that the best
-promise among them is the most exaggerated one, so a promise counts less the farther away it is (see `nearness`). And
-what it wrongly thinks poor it would never learn of, so every eighth network is a random neighbour of the front, as in
-local search, and every second while nothing new reaches the front; sooner one with an option that few networks had,
-since an option that failed in bad company may be the best in good one.
+hundred images count coarsely, so at first most of it is what the loss of that training lets expect (see `steadied`).
+Cheap networks that are good for nothing would be worth a trial each wherever f begins too low, so f begins at what a
+share of the space's networks do not reach, as the surrogate sees it. Its doubt is that of all trials, failures among
+them, so it is rescaled to how well the better half is foretold (see `doubt`). Few trials do not tell genes that bend
+from genes that slope, so at first two fits have a say (see `Beliefs`). Far from the front there are so many networks
+that the best promise among them is the most exaggerated one, so a promise counts less the farther away it is (see
+`nearness`). And what it wrongly thinks poor it would never learn of, so every eighth network is a random neighbour of
+the front, as in local search, and every second while nothing new reaches the front; sooner one with an option that few
+networks had, since an option that failed in bad company may be the best in good one.
 
 Shapes in names: N networks, M networks known, G genes, D columns of the surrogate, C costs, Z points or steps of f.
 """
@@ -76,6 +76,8 @@ AFAR = 1 / 256
 """So much is believed of the promise of a network that shares no gene with any on the front."""
 LOSS = "val_loss"
 """User attribute of a finished trial: the validation loss of the training that its accuracy comes from."""
+STEADIED = 100
+"""After so many trials accuracies count as much as what losses let expect; after fewer less, after more more."""
 UNINTERESTING = 0.3
 """Share of the space's networks whose accuracies lie below the region of interest, unless a floor is declared."""
 
@@ -550,10 +552,12 @@ class LogRegret(NamedTuple):
 
 
 def steadied(accuracy_M: Floats, loss_M: Floats) -> Floats:
-    """Accuracies, each half-way, on the scale of `LogRegret`, to what the loss of the same training lets expect.
+    """Accuracies, each a mean of what was seen and of what the loss of that training lets expect.
 
-    That is a linear regression on the logarithm of the loss; where losses say nothing, one value for all, which changes
-    no order. Accuracies without a finite loss above 0 stay as they are.
+    That is, on the scale of `LogRegret`, a linear regression on the logarithm of the loss; where losses say nothing,
+    one value for all, which changes no order. A loss is less coarse, but says something else; as trials come together,
+    their accuracies average out by themselves, and losses count less (see `STEADIED`). Accuracies without a finite loss
+    above 0 stay as they are.
     """
     told = np.isfinite(loss_M) & (loss_M > 0)
     if not told.any():
@@ -561,9 +565,10 @@ def steadied(accuracy_M: Floats, loss_M: Floats) -> Floats:
     regret = LogRegret.of(accuracy_M[told])
     seen, log_loss = regret.scaled(accuracy_M[told]), np.log(loss_M[told])
     away = log_loss - log_loss.mean()
-    slope = away @ seen / max(away @ away, 1e-12)
+    expected = seen.mean() + away @ seen / max(away @ away, 1e-12) * away
+    share = STEADIED / (STEADIED + len(seen))
     steady = accuracy_M.copy()
-    steady[told] = regret.accuracy((seen + seen.mean() + slope * away) / 2)
+    steady[told] = regret.accuracy(share * expected + (1 - share) * seen)
     return steady
 
 
