@@ -562,7 +562,7 @@ def steadied(accuracy_M: Floats, loss_M: Floats) -> Floats:
     told = np.isfinite(loss_M) & (loss_M > 0)
     if not told.any():
         return accuracy_M
-    regret = LogRegret.of(accuracy_M[told])
+    regret = LogRegret.of(accuracy_M)
     seen, log_loss = regret.scaled(accuracy_M[told]), np.log(loss_M[told])
     away = log_loss - log_loss.mean()
     expected = seen.mean() + away @ seen / max(away @ away, 1e-12) * away
