@@ -4,7 +4,7 @@
         --images 1150 --val-fraction 0.2 --workers 2 --rows rows.csv
     python benchmarks/recorded_table.py --space tiny --rows rows.csv --out tests/tables/tiny_digits.csv
 
-With `--space tests/tables/small.toml --budgets 18,36,72` the same two commands make `small_digits.csv`.
+With `--space tests/tables/small.toml --budgets 18,36,72 --seeds 6` the same two commands make `small_digits.csv`.
 
 Columns: the network's key, its genes (`gene.NAME`, the first option where one does not act), its exact costs, and its
 accuracy and its validation loss (nats) for each budget of steps and each seed (`accuracy.STEPS.SEED`,
