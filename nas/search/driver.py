@@ -479,7 +479,7 @@ class _Search:
         elif self._is_last(row):
             known = {**row.cost, "accuracy": result["accuracy"]}
             values = [known[name] for name in self._config.objectives]
-            self._store.complete(row.number, values, result["val_loss"])
+            self._store.complete(row.number, values, result.get("val_loss"))
         else:
             self._store.wait(row.number, result["accuracy"])
         if reason is None:
