@@ -469,7 +469,7 @@ def main() -> None:
         print(f"\n{report_epochs(found, options.trials)}")
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--table", type=Path, required=True, help="CSV file, compressed or not")
     parser.add_argument("--genes", required=True, help="columns of genes, names or patterns, joined by commas")
@@ -489,7 +489,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=0, help="[0]")
     parser.add_argument("--pending", type=int, default=1, help="trials under way at once [1]")
     parser.add_argument("--workers", type=int, default=1, help="processes, a seed each [1]")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -96,19 +95,10 @@ def test_ehvi_is_told_the_losses_of_what_was_trained_in_full(halving: bool, tmp_
 
 def test_ehvi_finds_more_of_it_than_others_in_half_as_many_trials_again(quality: ModuleType) -> None:
     """With three costs, where each trial sees one of three seeds and the truth is their mean."""
-    told = argparse.Namespace(
-        table=TABLES / "small_digits.csv",
-        genes="gene.*",
-        ordered=",".join(f"gene.{gene.name}" for gene in SPACE.genes if gene.ordered),
-        costs="macs,params,activations",
-        accuracy="accuracy.18.0+accuracy.18.1+accuracy.18.2",
-        proxy="",
-        losses="",
-        rungs="",
-        key="key",
-        quantile=0.3,
-    )
-    problem = quality.Problem.read(told)
+    ordered = ",".join(f"gene.{gene.name}" for gene in SPACE.genes if gene.ordered)
+    options = ["--table", str(TABLES / "small_digits.csv"), "--genes", "gene.*", "--ordered", ordered, "--key", "key"]
+    options += ["--costs", "macs,params,activations", "--accuracy", "accuracy.18.0+accuracy.18.1+accuracy.18.2"]
+    problem = quality.Problem.read(quality.parse(options))
 
     def found(method: str, trials: int) -> float:
         return float(np.mean([quality.outcome(problem, method, seed, trials, 1)["trace"][-1] for seed in range(3)]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -38,20 +37,10 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def problem(quality: ModuleType, table: Path, **changes: Any) -> Any:
-    chosen = {
-        "table": table,
-        "genes": "g.*",
-        "ordered": "g.depth,g.width",
-        "costs": "macs",
-        "accuracy": "truth",
-        "proxy": "",
-        "losses": "",
-        "rungs": "",
-        "key": "key",
-        "quantile": 0.3,
-    }
-    return quality.Problem.read(argparse.Namespace(**chosen | changes))
+def problem(quality: ModuleType, table: Path, **changes: str) -> Any:
+    chosen = {"table": str(table), "genes": "g.*", "ordered": "g.depth,g.width", "accuracy": "truth", "key": "key"}
+    options = [f"--{name}={value}" for name, value in {**chosen, **changes}.items()]
+    return quality.Problem.read(quality.parse(options))
 
 
 @pytest.mark.parametrize("method", ["random", "nsga2", "tpe", "tpe-mv", "local", "ehvi", "ehvi-floor"])
