@@ -581,6 +581,13 @@ class SearchSpace:
         names = {label for name in _NETWORK_STAGE_GENES for label in (name, f"{name}.{index + 1}")}
         return tuple(gene for gene in self.genes if gene.name in names)
 
+    def shape_of_depth(self, depth: int) -> int:
+        """The same for depths that make no difference to what else a stage may be: one block, or in basic ones more.
+
+        The mixer of a basic block reads the block's input, which in the first block has another width.
+        """
+        return min(depth, 2) if self.fixed.block == "basic" else 1
+
     def stage(self, index: int, in_channels: int, choose: Choose) -> Stage:
         """Stage `index` behind `in_channels` channels, asking `choose` for those of `stage_genes(index)` that act.
 

@@ -1,7 +1,8 @@
 """The formula for whole tables: a million genotypes are priced in seconds, without building a network for each.
 
-Costs add up over stem, stages and classifier. So each different stage of the table is priced once, by
-`nas.cost.formula`, and numpy adds: exact by construction. Whatever else adds up that way is counted alike (`Counting`).
+Costs add up over stem, blocks and classifier, and the blocks of a stage are alike but for the first. So the first
+block and a later one of each different stage of the table are priced once, by `nas.cost.formula`, and numpy adds: exact
+by construction. Whatever else adds up that way is counted alike (`Counting`).
 
 Shapes in names: N networks, G genes, C the counts, by default the three costs in the order of `COSTS`.
 """
@@ -9,7 +10,7 @@ Shapes in names: N networks, G genes, C the counts, by default the three costs i
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import accumulate
 from operator import attrgetter
@@ -76,6 +77,29 @@ class Read(NamedTuple):
     acts: tuple[bool, ...]
 
 
+class Depths(NamedTuple):
+    """The gene of a stage's depth: its place among `stage_genes`, its options, and for each code the first like it.
+
+    Alike are depths between which nothing else of the stage differs (`SearchSpace.shape_of_depth`). place: None where
+    there is one option, which is no gene.
+    """
+
+    place: int | None
+    options: Counts
+    first_alike: Counts
+
+    @classmethod
+    def of(cls, space: SearchSpace, index: int) -> Depths:
+        """Of stage `index`."""
+        scope = space.scopes["depth"]
+        depths = [int(depth) for depth in scope.of(index)]
+        shapes = [space.shape_of_depth(depth) for depth in depths]
+        names = [gene.name for gene in space.stage_genes(index)]
+        name = f"depth.{index + 1}" if scope.per_stage else "depth"
+        place = names.index(name) if name in names else None
+        return cls(place, np.array(depths, np.int64), np.array([shapes.index(shape) for shape in shapes], np.int64))
+
+
 class Question(NamedTuple):
     """The place of a gene among `stage_genes`, and what each code of it leads to: the next question or the stage."""
 
@@ -101,9 +125,9 @@ class Numbers(Generic[Part]):
 
 
 class PartPrices:
-    """Costs (C) of the parts of a space's networks; each different stage is read and priced once, then remembered.
+    """Costs (C) of the parts of a space's networks; each different part is read and priced once, then remembered.
 
-    headers, stages: those that were seen; stage 0 is none.
+    headers: those that were seen. stages: those that were seen, of one block each; stage 0 is none.
     """
 
     def __init__(self, space: SearchSpace, counting: Counting = EXACT) -> None:
@@ -111,7 +135,10 @@ class PartPrices:
         self.counting = counting
         self.headers = Numbers[Header]()
         self.stages = Numbers[Stage | None](None)
+        self.depths = [Depths.of(space, index) for index in range(space.stages)]
         self._priced: dict[tuple[int, int, int, int], tuple[int, ...]] = {}
+        self._whole: dict[tuple[int, int, int, Stage], Counts] = {}
+        self._later: dict[int, int] = {}  # of a stage's first block the number -> of a later one's
         self._sides: dict[Stem, tuple[int, ...]] = {}
         self._genes = [
             {gene.name: (place, gene.options) for place, gene in enumerate(space.stage_genes(index))}
@@ -137,7 +164,7 @@ class PartPrices:
             return options[codes[place]]
 
         try:
-            stage: Stage | None = self.space.stage(index, in_channels, choose)
+            stage: Stage | None = one_block(self.space.stage(index, in_channels, choose))
         except InvalidGenotype:
             stage = None
         read = Read(self.stages.of(stage), tuple(at in asked for at in range(len(genes))))
@@ -160,16 +187,33 @@ class PartPrices:
 
     def stage(self, header: Header, index: int, in_channels: int, stage: Stage) -> Counts:
         """Of stage `index` (from 0), which takes `in_channels` channels."""
-        return np.array(self.numbered(self.headers.of(header), index, in_channels, self.stages.of(stage)))
+        number = self.headers.of(header)
+        known = (number, index, in_channels, stage)
+        if known not in self._whole:
+            kind = self.stages.of(one_block(stage))
+            first, later = self.first_block(number, index, in_channels, kind), self.later_block(number, index, kind)
+            self._whole[known] = np.array(first) + (stage.depth - 1) * np.array(later)
+        return self._whole[known]
 
-    def numbered(self, header: int, index: int, in_channels: int, stage: int) -> tuple[int, ...]:
-        """Of stage `index` as `stage` prices it, header and stage by their numbers; nothing for no stage."""
+    def first_block(self, header: int, index: int, in_channels: int, stage: int) -> tuple[int, ...]:
+        """Of stage `index` (from 0), header and stage by their numbers; nothing for no stage."""
+        return self._block(header, index, in_channels, stage)
+
+    def later_block(self, header: int, index: int, stage: int) -> tuple[int, ...]:
+        """Of each block but the first of stage `index` (from 0), as `first_block`."""
+        if stage not in self._later:
+            found = self.stages[stage]
+            self._later[stage] = self.stages.of(found and replace(found, stride=1, projects=False))
+        return self._block(header, index + 1, self.out_channels(stage), self._later[stage])
+
+    def _block(self, header: int, before: int, in_channels: int, stage: int) -> tuple[int, ...]:
+        """Of a stage of one block on the map behind so many stages."""
         found = self.stages[stage]
         if found is None:
             return (0,) * len(self.counting.names)
-        known = (header, index, in_channels, stage)
+        known = (header, before, in_channels, stage)
         if known not in self._priced:
-            side = self._side(self.headers[header].stem, index)
+            side = self._side(self.headers[header].stem, before)
             self._priced[known] = self._alone(self.headers[header], _plain_stem(in_channels), found, side)[1]
         return self._priced[known]
 
@@ -197,12 +241,17 @@ class PartPrices:
         return tuple(tuple(counts) for counts in self.counting.by_part(arch, side))
 
     def _side(self, stem: Stem, index: int) -> int:
-        """Side of the map that stage `index` takes."""
+        """Side of the map that stage `index` takes; of the last one's, behind all."""
         if stem not in self._sides:
             side = stem_side(stem, self.space.input_size)
             strides = self.space.fixed.strides
             self._sides[stem] = tuple(accumulate(strides, lambda before, stride: -(-before // stride), initial=side))
         return self._sides[stem][index]
+
+
+def one_block(stage: Stage) -> Stage:
+    """The stage, but for its depth."""
+    return stage if stage.depth == 1 else replace(stage, depth=1)
 
 
 @cache
@@ -232,10 +281,12 @@ def price(space: SearchSpace, codes: Counts, parts: PartPrices | None = None) ->
     width = np.array([one.stem.channels[-1] for one in headers], np.int64)[header]
     number = np.array([parts.headers.of(one) for one in headers], np.int64)[header]
     for index in range(space.stages):
-        stage = _stages(parts, columns, index, width, acting)
+        stage, depth = _stages(parts, columns, index, width, acting)
         firsts, row = _distinct([number, width, stage])
         kinds = np.stack([number[firsts], width[firsts], stage[firsts]], axis=1).tolist()
-        costs += _gathered([parts.numbered(one, index, channels, kind) for one, channels, kind in kinds], row, counts)
+        first = [parts.first_block(one, index, channels, kind) for one, channels, kind in kinds]
+        later = [parts.later_block(one, index, kind) for one, _, kind in kinds]
+        costs += _gathered(first, row, counts) + (depth[:, None] - 1) * _gathered(later, row, counts)
         width = np.array([parts.out_channels(kind) for _, _, kind in kinds], np.int64)[row]
     firsts, row = _distinct([width])
     costs += _gathered([parts.classifier(headers[0], max(int(width[first]), 1)) for first in firsts], row, counts)
@@ -279,20 +330,26 @@ def _stages(
     index: int,
     in_channels: Counts,
     acting: dict[str, NDArray[np.bool_]],
-) -> Counts:
-    """The number of each row's stage at `index`; 0, that of none, where its genotype names none.
+) -> tuple[Counts, Counts]:
+    """The number of each row's stage at `index`, but for its depth, and that; 0, none, where its genotype names none.
 
     Marks in `acting` the genes that each row's stage asks for.
     """
     names = [gene.name for gene in parts.space.stage_genes(index)]
-    firsts, row = _distinct([in_channels, *(columns[name] for name in names)])
-    codes = np.stack([in_channels[firsts], *(columns[name][firsts] for name in names)], axis=1).tolist()
+    chosen = [columns[name] for name in names]
+    depths = parts.depths[index]
+    depth = np.full(len(in_channels), depths.options[0])
+    if depths.place is not None:
+        depth = depths.options[chosen[depths.place]]
+        chosen[depths.place] = depths.first_alike[chosen[depths.place]]
+    firsts, row = _distinct([in_channels, *chosen])
+    codes = np.stack([in_channels[firsts], *(column[firsts] for column in chosen)], axis=1).tolist()
     nothing = Read(0, (False,) * len(names))
     found = [parts.read(index, width, tuple(rest)) if width else nothing for width, *rest in codes]
     acts = np.array([read.acts for read in found], np.bool_).reshape(len(found), len(names))
     for name, asked in zip(names, acts.T, strict=True):
         acting[name] |= asked[row]
-    return np.array([read.stage for read in found], np.int64)[row]
+    return np.array([read.stage for read in found], np.int64)[row], depth
 
 
 def _distinct(columns: Sequence[Counts]) -> tuple[list[int], Counts]:
