@@ -62,7 +62,7 @@ def _some(*values: str, most: int = 2) -> st.SearchStrategy[list[str]]:
 
 _GENES = st.fixed_dictionaries(
     {
-        "depth": _scoped(_some("1", "2")),
+        "depth": _scoped(_some("1", "2", "3", "5")),
         "width": _scoped(_some("8", "12", "16")),
         "cardinality": _scoped(_some("1", "2", "3", "4")),
         "radix": _scoped(_some("0", "1", "2")),

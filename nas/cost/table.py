@@ -191,8 +191,10 @@ class PartPrices:
         known = (number, index, in_channels, stage)
         if known not in self._whole:
             kind = self.stages.of(one_block(stage))
-            first, later = self.first_block(number, index, in_channels, kind), self.later_block(number, index, kind)
-            self._whole[known] = np.array(first) + (stage.depth - 1) * np.array(later)
+            costs = np.array(self.first_block(number, index, in_channels, kind))
+            if stage.depth > 1:
+                costs += (stage.depth - 1) * np.array(self.later_block(number, index, kind))
+            self._whole[known] = costs
         return self._whole[known]
 
     def first_block(self, header: int, index: int, in_channels: int, stage: int) -> tuple[int, ...]:
@@ -200,7 +202,10 @@ class PartPrices:
         return self._block(header, index, in_channels, stage)
 
     def later_block(self, header: int, index: int, stage: int) -> tuple[int, ...]:
-        """Of each block but the first of stage `index` (from 0), as `first_block`."""
+        """Of each block but the first of stage `index` (from 0), as `first_block`; not all stages may have one.
+
+        Basic blocks that fit the channels before the stage may not fit the stage's own.
+        """
         if stage not in self._later:
             found = self.stages[stage]
             self._later[stage] = self.stages.of(found and replace(found, stride=1, projects=False))
@@ -284,15 +289,25 @@ def price(space: SearchSpace, codes: Counts, parts: PartPrices | None = None) ->
         stage, depth = _stages(parts, columns, index, width, acting)
         firsts, row = _distinct([number, width, stage])
         kinds = np.stack([number[firsts], width[firsts], stage[firsts]], axis=1).tolist()
-        first = [parts.first_block(one, index, channels, kind) for one, channels, kind in kinds]
-        later = [parts.later_block(one, index, kind) for one, _, kind in kinds]
-        costs += _gathered(first, row, counts) + (depth[:, None] - 1) * _gathered(later, row, counts)
+        costs += _gathered(
+            [parts.first_block(one, index, channels, kind) for one, channels, kind in kinds], row, counts
+        )
+        deep = np.flatnonzero(depth > 1)
+        costs[deep] += (depth[deep, None] - 1) * _later_blocks(parts, index, number[deep], stage[deep])
         width = np.array([parts.out_channels(kind) for _, _, kind in kinds], np.int64)[row]
     firsts, row = _distinct([width])
     costs += _gathered([parts.classifier(headers[0], max(int(width[first]), 1)) for first in firsts], row, counts)
     valid = width > 0
     acted = np.stack(list(acting.values()), axis=1) if acting else np.zeros((len(codes), 0), np.bool_)
     return Prices(costs * valid[:, None], valid, acted)
+
+
+def _later_blocks(parts: PartPrices, index: int, header: Counts, stage: Counts) -> Counts:
+    """Of one block behind the first of each row's stage at `index`; header and stage by their numbers."""
+    firsts, row = _distinct([header, stage])
+    kinds = np.stack([header[firsts], stage[firsts]], axis=1).tolist()
+    costs = [parts.later_block(one, index, kind) for one, kind in kinds]
+    return _gathered(costs, row, len(parts.counting.names))
 
 
 def _columns(space: SearchSpace, codes: Counts) -> dict[str, Counts]:
