@@ -161,6 +161,7 @@ def test_equal_rows_are_found_together(kinds: int) -> None:
 
 
 @settings(deadline=None, max_examples=40)
+@example(space=FIRST_ONLY)
 @given(space=spaces())
 def test_everything_is_the_cost_of_every_network_once(space: SearchSpace) -> None:
     assume(space.size() <= FEW)
