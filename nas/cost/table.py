@@ -191,28 +191,14 @@ class PartPrices:
         known = (number, index, in_channels, stage)
         if known not in self._whole:
             kind = self.stages.of(one_block(stage))
-            costs = np.array(self.first_block(number, index, in_channels, kind))
+            costs = np.array(self.block(number, index, in_channels, kind))
             if stage.depth > 1:
                 costs += (stage.depth - 1) * np.array(self.later_block(number, index, kind))
             self._whole[known] = costs
         return self._whole[known]
 
-    def first_block(self, header: int, index: int, in_channels: int, stage: int) -> tuple[int, ...]:
-        """Of stage `index` (from 0), header and stage by their numbers; nothing for no stage."""
-        return self._block(header, index, in_channels, stage)
-
-    def later_block(self, header: int, index: int, stage: int) -> tuple[int, ...]:
-        """Of each block but the first of stage `index` (from 0), as `first_block`; not all stages may have one.
-
-        Basic blocks that fit the channels before the stage may not fit the stage's own.
-        """
-        if stage not in self._later:
-            found = self.stages[stage]
-            self._later[stage] = self.stages.of(found and replace(found, stride=1, projects=False))
-        return self._block(header, index + 1, self.out_channels(stage), self._later[stage])
-
-    def _block(self, header: int, before: int, in_channels: int, stage: int) -> tuple[int, ...]:
-        """Of a stage of one block on the map behind so many stages."""
+    def block(self, header: int, before: int, in_channels: int, stage: int) -> tuple[int, ...]:
+        """Of the first block of a stage behind `before` others, header and stage numbered; nothing for no stage."""
         found = self.stages[stage]
         if found is None:
             return (0,) * len(self.counting.names)
@@ -221,6 +207,16 @@ class PartPrices:
             side = self._side(self.headers[header].stem, before)
             self._priced[known] = self._alone(self.headers[header], _plain_stem(in_channels), found, side)[1]
         return self._priced[known]
+
+    def later_block(self, header: int, index: int, stage: int) -> tuple[int, ...]:
+        """Of each block but the first of stage `index` (from 0), as `block`; not all stages may have one.
+
+        Basic blocks that fit the channels before the stage may not fit the stage's own.
+        """
+        if stage not in self._later:
+            found = self.stages[stage]
+            self._later[stage] = self.stages.of(found and replace(found, stride=1, projects=False))
+        return self.block(header, index + 1, self.out_channels(stage), self._later[stage])
 
     def out_channels(self, stage: int) -> int:
         """Of the stage of this number; 0 of none."""
@@ -289,9 +285,7 @@ def price(space: SearchSpace, codes: Counts, parts: PartPrices | None = None) ->
         stage, depth = _stages(parts, columns, index, width, acting)
         firsts, row = _distinct([number, width, stage])
         kinds = np.stack([number[firsts], width[firsts], stage[firsts]], axis=1).tolist()
-        costs += _gathered(
-            [parts.first_block(one, index, channels, kind) for one, channels, kind in kinds], row, counts
-        )
+        costs += _gathered([parts.block(one, index, channels, kind) for one, channels, kind in kinds], row, counts)
         deep = np.flatnonzero(depth > 1)
         costs[deep] += (depth[deep, None] - 1) * _later_blocks(parts, index, number[deep], stage[deep])
         width = np.array([parts.out_channels(kind) for _, _, kind in kinds], np.int64)[row]
@@ -346,7 +340,7 @@ def _stages(
     in_channels: Counts,
     acting: dict[str, NDArray[np.bool_]],
 ) -> tuple[Counts, Counts]:
-    """The number of each row's stage at `index`, but for its depth, and that; 0, none, where its genotype names none.
+    """For each row the number of its stage at `index`, 0 where its genotype names none, and that stage's depth.
 
     Marks in `acting` the genes that each row's stage asks for.
     """
