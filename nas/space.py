@@ -464,8 +464,7 @@ class SearchSpace:
 
         def mixings(out: int) -> Mixings:
             inputs: tuple[int, ...] = ()
-            if self.fixed.block == "basic":
-                # The mixer reads the block's input, which is wider or narrower in the first block only.
+            if self.mixers_read_input:  # which is wider or narrower in the first block only
                 inputs = (in_channels, out) if depth > 1 else (in_channels,)
             return self._mixings(inputs, out, options)
 
@@ -581,12 +580,14 @@ class SearchSpace:
         names = {label for name in _NETWORK_STAGE_GENES for label in (name, f"{name}.{index + 1}")}
         return tuple(gene for gene in self.genes if gene.name in names)
 
-    def shape_of_depth(self, depth: int) -> int:
-        """The same for depths that make no difference to what else a stage may be: one block, or in basic ones more.
+    @property
+    def mixers_read_input(self) -> bool:
+        """Whether a block's mixer reads the block's input (basic), not a layer of its own before it (bottleneck).
 
-        The mixer of a basic block reads the block's input, which in the first block has another width.
+        If it does, what fits a stage depends on the channels before the stage and on whether it has later blocks, whose
+        input is another. Else both matter to nothing but `projects` and `depth`.
         """
-        return min(depth, 2) if self.fixed.block == "basic" else 1
+        return self.fixed.block == "basic"
 
     def stage(self, index: int, in_channels: int, choose: Choose) -> Stage:
         """Stage `index` behind `in_channels` channels, asking `choose` for those of `stage_genes(index)` that act.

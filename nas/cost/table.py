@@ -80,8 +80,8 @@ class Read(NamedTuple):
 class Depths(NamedTuple):
     """The gene of a stage's depth: its place among `stage_genes`, its options, and for each code the first like it.
 
-    Alike are depths between which nothing else of the stage differs (`SearchSpace.shape_of_depth`). place: None where
-    there is one option, which is no gene.
+    Alike are depths between which nothing else of the stage differs (`SearchSpace.mixers_read_input`). place: None
+    where there is one option, which is no gene.
     """
 
     place: int | None
@@ -93,7 +93,7 @@ class Depths(NamedTuple):
         """Of stage `index`."""
         scope = space.scopes["depth"]
         depths = [int(depth) for depth in scope.of(index)]
-        shapes = [space.shape_of_depth(depth) for depth in depths]
+        shapes = [min(depth, 2) if space.mixers_read_input else 1 for depth in depths]
         names = [gene.name for gene in space.stage_genes(index)]
         name = f"depth.{index + 1}" if scope.per_stage else "depth"
         place = names.index(name) if name in names else None
@@ -127,7 +127,7 @@ class Numbers(Generic[Part]):
 class PartPrices:
     """Costs (C) of the parts of a space's networks; each different part is read and priced once, then remembered.
 
-    headers: those that were seen. stages: those that were seen, of one block each; stage 0 is none.
+    headers: those that were seen. stages: those that were seen, as `bare`; stage 0 is none.
     """
 
     def __init__(self, space: SearchSpace, counting: Counting = EXACT) -> None:
@@ -147,7 +147,10 @@ class PartPrices:
         self._questions: dict[tuple[int, int], Question | Read] = {}  # the first ones, by index and channels
 
     def read(self, index: int, in_channels: int, codes: tuple[int, ...]) -> Read:
-        """Stage `index` (from 0) behind `in_channels` channels, from a code for each of `space.stage_genes(index)`."""
+        """Stage `index` (from 0) behind `in_channels` channels, from a code for each of `space.stage_genes(index)`.
+
+        Any channels will do where `SearchSpace.mixers_read_input` is false.
+        """
         found = self._questions.get((index, in_channels))
         while isinstance(found, Question):
             found = found.answers.get(codes[found.gene])
@@ -164,7 +167,7 @@ class PartPrices:
             return options[codes[place]]
 
         try:
-            stage: Stage | None = one_block(self.space.stage(index, in_channels, choose))
+            stage: Stage | None = bare(self.space.stage(index, in_channels, choose))
         except InvalidGenotype:
             stage = None
         read = Read(self.stages.of(stage), tuple(at in asked for at in range(len(genes))))
@@ -190,7 +193,7 @@ class PartPrices:
         number = self.headers.of(header)
         known = (number, index, in_channels, stage)
         if known not in self._whole:
-            kind = self.stages.of(one_block(stage))
+            kind = self.stages.of(bare(stage))
             costs = np.array(self.block(number, index, in_channels, kind))
             if stage.depth > 1:
                 costs += (stage.depth - 1) * np.array(self.later_block(number, index, kind))
@@ -205,7 +208,9 @@ class PartPrices:
         known = (header, before, in_channels, stage)
         if known not in self._priced:
             side = self._side(self.headers[header].stem, before)
-            self._priced[known] = self._alone(self.headers[header], _plain_stem(in_channels), found, side)[1]
+            projects = found.stride != 1 or found.out_channels != in_channels
+            first = found if projects else replace(found, projects=False)
+            self._priced[known] = self._alone(self.headers[header], _plain_stem(in_channels), first, side)[1]
         return self._priced[known]
 
     def later_block(self, header: int, index: int, stage: int) -> tuple[int, ...]:
@@ -215,7 +220,7 @@ class PartPrices:
         """
         if stage not in self._later:
             found = self.stages[stage]
-            self._later[stage] = self.stages.of(found and replace(found, stride=1, projects=False))
+            self._later[stage] = self.stages.of(found and replace(found, stride=1))
         return self.block(header, index + 1, self.out_channels(stage), self._later[stage])
 
     def out_channels(self, stage: int) -> int:
@@ -250,9 +255,9 @@ class PartPrices:
         return self._sides[stem][index]
 
 
-def one_block(stage: Stage) -> Stage:
-    """The stage, but for its depth."""
-    return stage if stage.depth == 1 else replace(stage, depth=1)
+def bare(stage: Stage) -> Stage:
+    """The stage without what follows from its place and from one gene alone: its projection and its depth."""
+    return stage if stage.projects and stage.depth == 1 else replace(stage, projects=True, depth=1)
 
 
 @cache
@@ -351,8 +356,10 @@ def _stages(
     if depths.place is not None:
         depth = depths.options[chosen[depths.place]]
         chosen[depths.place] = depths.first_alike[chosen[depths.place]]
-    firsts, row = _distinct([in_channels, *chosen])
-    codes = np.stack([in_channels[firsts], *(column[firsts] for column in chosen)], axis=1).tolist()
+    # No channels: a stage before names none.
+    before = in_channels if parts.space.mixers_read_input else np.minimum(in_channels, 1)
+    firsts, row = _distinct([before, *chosen])
+    codes = np.stack([before[firsts], *(column[firsts] for column in chosen)], axis=1).tolist()
     nothing = Read(0, (False,) * len(names))
     found = [parts.read(index, width, tuple(rest)) if width else nothing for width, *rest in codes]
     acts = np.array([read.acts for read in found], np.bool_).reshape(len(found), len(names))
