@@ -69,9 +69,16 @@ FIRST_ONLY = small(
 )
 """The second stage can have one block only: the groups of its mixer divide the 8 channels before it, not its own 12."""
 
+WIDE = small({"depth": "[1, 2]", "width": "{ each_stage = [8, 16] }"}, strides=(1, 1, 1))
+NARROW = SearchSpace.from_toml(
+    WIDE.text.replace("[8, 16]", "[1, 2]").replace("[fixed]", "[fixed]\nexpansion = 1\nwidth_multiple = 1")
+)
+"""Stages of one channel behind one channel, the only ones that fit without a projection what a stage alone may get."""
+
 
 @settings(deadline=None, max_examples=40)
 @example(space=FIRST_ONLY, seed=0)
+@example(space=NARROW, seed=0)
 @given(space=spaces(), seed=st.integers(0, 2**32))
 def test_a_table_costs_what_its_networks_cost_in_any_space(space: SearchSpace, seed: int) -> None:
     _check_table(space, _random_codes(space, 40, seed))
