@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, get_args
 
 import numpy as np
@@ -48,7 +49,8 @@ POOL = 4000
 class Row:
     """The accuracy of one network, trained by one schedule from one seed to one budget of steps.
 
-    spent_steps: all steps that a climb through the smaller budgets to this one took.
+    spent_steps: all steps that a climb through the smaller budgets to this one took. train_loss: its mean over the
+    epochs; nan in rows of before it was noted.
     """
 
     regime: str
@@ -61,6 +63,7 @@ class Row:
     accuracy: float
     val_loss: float
     seconds: float
+    train_loss: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,8 @@ def climb(task: Task) -> list[Row]:
             accuracy = result.accuracy or 0.0  # a diverged training ranks last
             loss = math.inf if result.val_loss is None else result.val_loss
             known = (task.regime, task.arch.key, task.macs, task.seed, task.schedule, budget)
-            rows.append(Row(*known, spent, accuracy, loss, round(seconds, 2)))
+            train_loss = fmean(result.loss_curve) if result.loss_curve else math.nan
+            rows.append(Row(*known, spent, accuracy, loss, round(seconds, 2), train_loss))
     return rows
 
 
@@ -205,15 +209,20 @@ def read(path: Path) -> list[Row]:
     kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            Row(**{field.name: kinds[str(field.type)](line[field.name]) for field in fields(Row)})
+            Row(**{field.name: kinds[str(field.type)](line[field.name]) for field in fields(Row) if field.name in line})
             for line in csv.DictReader(file)
         ]
 
 
 def append(path: Path, rows: Sequence[Row]) -> None:
+    """With the columns that the file has, which may be of before one was added; all of them in a new file."""
     fresh = not path.is_file()
+    names = [field.name for field in fields(Row)]
+    if not fresh:
+        with path.open(newline="", encoding="utf-8") as file:
+            names = next(csv.reader(file))
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+        writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
         if fresh:
             writer.writeheader()
         writer.writerows(asdict(row) for row in rows)

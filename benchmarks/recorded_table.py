@@ -7,13 +7,15 @@
 With `--space tests/tables/small.toml --budgets 18,36,72 --seeds 6` the same two commands make `small_digits.csv`.
 
 Columns: the network's key, its genes (`gene.NAME`, the first option where one does not act), its exact costs, and its
-accuracy and its validation loss (nats) for each budget of steps and each seed (`accuracy.STEPS.SEED`,
-`loss.STEPS.SEED`): a form that `search_quality.py` reads. The losses of `tiny_digits.csv` are not on record.
+accuracy, its validation loss and the mean of its training loss over the epochs (nats) for each budget of steps and each
+seed (`accuracy.STEPS.SEED`, `loss.STEPS.SEED`, `train.STEPS.SEED`): a form that `search_quality.py` reads. The losses
+of `tiny_digits.csv` are not on record.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -39,6 +41,9 @@ def main() -> None:
         lines[row.key][f"accuracy.{row.budget}.{row.seed}"] = round(row.accuracy, 5)
     for row in rows:
         lines[row.key][f"loss.{row.budget}.{row.seed}"] = round(row.val_loss, 4)
+    for row in rows:
+        if not math.isnan(row.train_loss):
+            lines[row.key][f"train.{row.budget}.{row.seed}"] = round(row.train_loss, 4)
     table = pd.DataFrame(lines.values())
     if table.isna().any(axis=None):
         raise SystemExit(f"{options.rows} lacks trainings of {int(table.isna().any(axis=1).sum())} networks")

@@ -6,9 +6,9 @@
 A table is a CSV file with one line for each network: columns of genes, of costs, of accuracies, and perhaps a key that
 equal networks share. Genes named by --ordered are ordered (numbers), all others are not. A search sees --proxy, by
 default the same column as --accuracy, the truth; several columns of a proxy, joined by "+", are noisy observations of
-which each trial sees one at random, and with it the validation loss in the same of as many columns of --losses, which
-`ehvi` makes use of. No sampler gets a network twice: a proposal whose key is taken is drawn again, at last a random
-network that is left.
+which each trial sees one at random, and with it the loss in the same of as many columns of --losses, which `ehvi` makes
+use of (of several such lists, joined by commas, the geometric mean). No sampler gets a network twice: a proposal whose
+key is taken is drawn again, at last a random network that is left.
 
 With --rungs, budgets and what is seen after each of them, as in c10_val_12ep:12,c10_test_200ep:200, methods may end in
 "+halving": networks are trained by rungs as `nas search` does it, the others to the last rung. A second table then
@@ -79,7 +79,7 @@ class Problem:
     costs: Floats
     observed: Floats
     seen_losses: Floats
-    """Validation losses (N, P) that come with what is observed; nan: not known."""
+    """Losses (N, P) that come with what is observed; nan: not known."""
     rungs: tuple[tuple[float, Floats], ...]
     """Budgets, ascending, and the accuracies (N, P), 0 to 1, after each; none: only trainings in full are known."""
     truth: Floats
@@ -104,14 +104,6 @@ class Problem:
         rungs = tuple(rungs_of(table, options.rungs)) if options.rungs else ()
         proxy = table[(options.proxy or options.accuracy).split("+")].to_numpy(np.float64)
         observed = rungs[-1][1] if rungs else proxy
-        losses = (
-            table[options.losses.split("+")].to_numpy(np.float64) if options.losses else np.full_like(observed, np.nan)
-        )
-        if losses.shape != observed.shape:
-            raise ValueError(
-                f"--losses names {losses.shape[1]} columns; expected as many as there are of what a search sees: "
-                f"{observed.shape[1]}"
-            )
         key = options.key.split(",") if options.key else names
         return cls(
             space=space,
@@ -120,7 +112,7 @@ class Problem:
             keys=table.groupby(key, sort=False).ngroup().to_numpy().astype(np.int64),
             costs=table[options.costs.split(",")].to_numpy(np.float64),
             observed=observed,
-            seen_losses=losses,
+            seen_losses=losses_of(table, options.losses, observed.shape),
             rungs=rungs,
             truth=truth,
             floor=float(np.quantile(truth, options.quantile)),
@@ -188,6 +180,21 @@ class Problem:
         """True hypervolume of the networks on the front as the search saw it."""
         mask = non_dominated(np.column_stack([self.costs[list(rows)], -np.array(seen)]))
         return hypervolume(self.losses(np.array(rows)[mask]), self.reference)
+
+
+def losses_of(table: pd.DataFrame, text: str, shape: tuple[int, ...]) -> Floats:
+    """Losses (N, P), nan where `text` names none."""
+    if not text:
+        return np.full(shape, np.nan)
+    found = [table[columns.split("+")].to_numpy(np.float64) for columns in text.split(",")]
+    for losses in found:
+        if losses.shape != shape:
+            raise ValueError(
+                f"--losses names {losses.shape[1]} columns; expected as many as there are of what a search sees: "
+                f"{shape[1]}"
+            )
+    mean_NP: Floats = np.exp(np.mean(np.log(found), axis=0))
+    return mean_NP
 
 
 def rungs_of(table: pd.DataFrame, text: str) -> list[tuple[float, Floats]]:
@@ -477,7 +484,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--costs", default="macs", help="columns of costs [macs]")
     parser.add_argument("--accuracy", required=True, help='column of the truth, or several, joined by "+": their mean')
     parser.add_argument("--proxy", default="", help="column that the search sees, or several [the truth]")
-    parser.add_argument("--losses", default="", help="columns of validation losses beside those that it sees [none]")
+    parser.add_argument("--losses", default="", help="columns of losses beside those that it sees [none]")
     parser.add_argument("--rungs", default="", help="columns and budgets of trainings by rungs [none]")
     parser.add_argument("--key", default="", help="columns that equal networks share [the genes]")
     parser.add_argument("--quantile", type=float, default=0.3, help="of the accuracies, below which none counts [0.3]")

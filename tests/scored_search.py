@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,10 @@ def search(
     score: Callable[[Spec], float] = accuracy,
     on_event: Callable[[Event], None] = lambda _: None,
     loss: Callable[[Spec], float | None] = lambda _: None,
+    loss_curve: Callable[[Spec], Sequence[float]] = lambda _: (),
     **changes: Any,
 ) -> Summary:
-    executor = ScoredExecutor(score, loss=loss, seconds=SECONDS)
+    executor = ScoredExecutor(score, loss=loss, loss_curve=loss_curve, seconds=SECONDS)
     return run_search(settings(out, **changes), executor=executor, on_event=on_event)
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import pytest
 from typer import Typer
@@ -62,6 +63,11 @@ def test_a_search_leaves_its_whole_record(finished: Path) -> None:
     assert trials["key"].is_unique
     assert (trials["macs"] <= 600_000).all()
     assert trials["accuracy"].between(0, 1).all()
+    study = optuna.load_study(study_name=finished.name, storage=f"sqlite:///{finished / 'study.db'}")
+    for trial in study.trials:
+        result = json.loads((finished / f"trials/{trial.number}/result.json").read_text())
+        assert len(result["loss_curve"]) == 1
+        assert trial.user_attrs["loss"] == pytest.approx((result["val_loss"] * result["loss_curve"][0]) ** 0.5)
     settings = json.loads((finished / "run.json").read_text())["config"]
     assert settings["epochs"] == 1 and settings["train_images"] == 150 and settings["caps"] == {"macs": 600_000}
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import pandas as pd
 import pytest
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "fidelity.py"
@@ -72,7 +76,20 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     rows.write_text("\n".join(whole.splitlines()[:-2]) + "\n")
     subprocess.run(command, capture_output=True, text=True, check=True)
 
-    def known(text: str) -> set[str]:
-        return {line.rpartition(",")[0] for line in text.splitlines()}  # all but the seconds
+    def known(text: str) -> set[tuple[object, ...]]:
+        return set(pd.read_csv(io.StringIO(text)).drop(columns="seconds").itertuples(index=False, name=None))
 
     assert known(rows.read_text()) == known(whole)
+    assert pd.read_csv(rows)["train_loss"].between(1.0, 4.0).all()
+
+
+def test_rows_of_before_training_losses_were_noted_are_read_and_added_to(fidelity: ModuleType, tmp_path: Path) -> None:
+    row = fidelity.Row("band", "a", 100, 0, "cycle", 40, 60, 0.5, 2.0, 1.0, train_loss=1.5)
+    fidelity.append(tmp_path / "new.csv", [row])
+    assert fidelity.read(tmp_path / "new.csv") == [row]
+    before = pd.read_csv(tmp_path / "new.csv").drop(columns="train_loss")
+    before.to_csv(tmp_path / "old.csv", index=False)
+    fidelity.append(tmp_path / "old.csv", [replace(row, key="b")])
+    found = fidelity.read(tmp_path / "old.csv")
+    assert [one.key for one in found] == ["a", "b"]
+    assert all(math.isnan(one.train_loss) for one in found)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import optuna
@@ -55,9 +56,11 @@ def test_accuracies_and_losses_together_foretell_other_seeds_better_than_accurac
     gains = []
     for _ in range(40):
         some = TABLE.iloc[rng.choice(len(TABLE), 60, replace=False)]
-        accuracy_N, loss_N = (some[f"{what}.{steps}.0"].to_numpy() for what in ("accuracy", "loss"))
+        columns = (some[f"{what}.{steps}.0"].to_numpy() for what in ("accuracy", "loss", "train"))
+        accuracy_N, val_loss_N, train_loss_N = columns
+        steady_N = steadied(accuracy_N, np.sqrt(val_loss_N * train_loss_N))
         other_N = some[f"accuracy.{steps}.1"].to_numpy()
-        seen, steady = (np.corrcoef(other_N, one_N)[0, 1] for one_N in (accuracy_N, steadied(accuracy_N, loss_N)))
+        seen, steady = (np.corrcoef(other_N, one_N)[0, 1] for one_N in (accuracy_N, steady_N))
         gains.append(steady - seen)
     assert np.mean(gains) > 0.02
 
@@ -71,11 +74,11 @@ def test_ehvi_is_told_the_losses_of_what_was_trained_in_full(halving: bool, tmp_
     def of_rung(what: str, spec: Spec) -> float:
         return float(columns[f"{what}.{spec['budget']['steps']}.0"][spec["key"]])
 
-    def searched(name: str, loss: Callable[[Spec], float | None]) -> optuna.Study:
+    def searched(name: str, **losses: Any) -> optuna.Study:
         search(
             tmp_path / name,
             lambda spec: of_rung("accuracy", spec),
-            loss=loss,
+            **losses,
             space=str(TABLES / "small.toml"),
             sampler="ehvi",
             trials=24,
@@ -84,13 +87,23 @@ def test_ehvi_is_told_the_losses_of_what_was_trained_in_full(halving: bool, tmp_
         )
         return study_of(tmp_path / name)
 
-    told = searched("told", lambda spec: of_rung("loss", spec))
+    def loss(spec: Spec) -> float:
+        return of_rung("loss", spec)
+
+    def loss_curve(spec: Spec) -> list[float]:
+        return [of_rung("train", spec) + off for off in (0.5, -0.5)]
+
+    told = searched("told", loss=loss, loss_curve=loss_curve)
     for trial, key in zip(told.trials, trials_of(tmp_path / "told")["key"], strict=True):
+        both = (columns[f"{kind}.72.0"][key] for kind in ("loss", "train"))
         complete = trial.state == TrialState.COMPLETE
-        assert trial.user_attrs.get(LOSS) == (columns["loss.72.0"][key] if complete else None)
-    untold = searched("untold", lambda _: None)
+        assert trial.user_attrs.get(LOSS) == (pytest.approx(np.sqrt(np.prod(list(both)))) if complete else None)
+    by_one = searched("by one", loss=loss)
+    assert {trial.user_attrs[LOSS] for trial in by_one.trials if LOSS in trial.user_attrs} <= {*TABLE["loss.72.0"]}
+    untold = searched("untold")
     assert not any(LOSS in trial.user_attrs for trial in untold.trials)
-    assert [trial.params for trial in told.trials] != [trial.params for trial in untold.trials]
+    ways = [[trial.params for trial in study.trials] for study in (told, by_one, untold)]
+    assert all(one != other for one, other in itertools.combinations(ways, 2))
 
 
 def test_ehvi_finds_more_of_it_than_others_in_half_as_many_trials_again(quality: ModuleType) -> None:

@@ -31,6 +31,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frame["truth"] = 1 - np.exp(-size / 80) - 0.2 * (frame["g.kind"] == "c") + 0.02 * rng.random(60)
     frame["seen.0"], frame["seen.1"] = frame["truth"] + 0.01, frame["truth"] - 0.01
     frame["loss.0"], frame["loss.1"] = 2.0 - frame["truth"], 2.5 - frame["truth"]
+    frame["train.0"], frame["train.1"] = frame["loss.0"] * 4, frame["loss.1"] * 9
     frame["key"] = frame["g.kind"].replace("b", "a") + frame["g.depth"].astype(str) + frame["g.width"].astype(str)
     path: Path = tmp_path_factory.mktemp("table") / "table.csv"
     frame.to_csv(path, index=False)
@@ -74,13 +75,20 @@ def test_losses_are_of_the_seed_that_a_trial_sees(
     quality.searched(found, "ehvi", 0, 12, 1)
     assert {round(accuracy + loss, 6) for accuracy, loss in told} == {2.01, 2.49}
     told.clear()
+    found = problem(quality, table, proxy="seen.0+seen.1", losses="loss.0+loss.1,train.0+train.1")
+    quality.searched(found, "ehvi", 0, 12, 1)
+    sums = {(round(accuracy + loss / 2, 6), round(accuracy + loss / 3, 6)) for accuracy, loss in told}
+    assert all(by_two == 2.01 or by_three == 2.49 for by_two, by_three in sums)
+    assert {2.01} < {by_two for by_two, _ in sums}
+    told.clear()
     quality.searched(problem(quality, table), "ehvi", 0, 12, 1)
     assert told and all(np.isnan(loss) for _, loss in told)
 
 
 def test_as_many_losses_are_expected_as_accuracies(quality: ModuleType, table: Path) -> None:
-    with pytest.raises(ValueError, match=r"--losses names 1 columns; expected as many as .* 2"):
-        problem(quality, table, proxy="seen.0+seen.1", losses="loss.0")
+    for losses in ("loss.0", "loss.0+loss.1,train.0"):
+        with pytest.raises(ValueError, match=r"--losses names 1 columns; expected as many as .* 2"):
+            problem(quality, table, proxy="seen.0+seen.1", losses=losses)
 
 
 def test_keys_say_what_is_equal_in_the_table_and_nothing_of_what_it_lacks(quality: ModuleType, table: Path) -> None:

@@ -74,9 +74,10 @@ STALLED = 16
 """A search stalls while none of so many last trials is on the front that the surrogate believes in."""
 AFAR = 1 / 256
 """So much is believed of the promise of a network that shares no gene with any on the front."""
-LOSS = "val_loss"
-"""User attribute of a finished trial: the validation loss of the training that its accuracy comes from."""
-STEADIED = 100
+LOSS = "loss"
+"""User attribute of a finished trial: a loss of the training that its accuracy comes from, as for `nas search` the
+geometric mean of the validation loss and the mean training loss."""
+STEADIED = 150
 """After so many trials accuracies count as much as what losses let expect; after fewer less, after more more."""
 UNINTERESTING = 0.3
 """Share of the space's networks whose accuracies lie below the region of interest, unless a floor is declared."""
@@ -121,9 +122,9 @@ class EHVISampler(StartupSampler):
     """Proposes the network of the greatest expected hypervolume improvement that `known.admit` admits.
 
     For studies of one maximised objective, the accuracy, and one or more minimised ones, whose values `known.costs`
-    gives exactly. A finished trial may tell its validation loss, the user attribute `val_loss` (`LOSS`). Parameters
-    need finitely many values; those that not every trial has are drawn at random. Trials that run count as if their
-    accuracy had come out as expected. A proposal depends on the study and on `seed` alone.
+    gives exactly. A finished trial may tell a loss of its training, the user attribute `loss` (`LOSS`). Parameters need
+    finitely many values; those that not every trial has are drawn at random. Trials that run count as if their accuracy
+    had come out as expected. A proposal depends on the study and on `seed` alone.
 
     accuracy_floor: accuracies below are of no interest; None derives one (`UNINTERESTING`). startup_trials: to begin
     before any is modelled, at least 2, and half of them, again at least 2, to finish.
@@ -470,7 +471,7 @@ def logarithms(costs_NC: Floats) -> Floats:
 class History:
     """The trials of a study: finished ones with their accuracies (M), those that run, and the codes of all (N, G).
 
-    seen, loss: the accuracies as they were told, and validation losses (M), nan where none was.
+    seen, loss: the accuracies as they were told, and losses of the same trainings (M), nan where none was.
     failed: how many came to nothing.
     """
 
@@ -556,8 +557,8 @@ def steadied(accuracy_M: Floats, loss_M: Floats) -> Floats:
 
     That is, on the scale of `LogRegret`, a linear regression on the logarithm of the loss; where losses say nothing,
     one value for all, which changes no order. A loss is less coarse, but says something else; as trials come together,
-    their accuracies average out by themselves, and losses count less (see `STEADIED`). Accuracies without a finite loss
-    above 0 stay as they are.
+    their accuracies average out by themselves, and losses count less (see `STEADIED`): when there are twice as many, a
+    fifth. Accuracies without a finite loss above 0 stay as they are.
     """
     told = np.isfinite(loss_M) & (loss_M > 0)
     if not told.any():
@@ -566,7 +567,7 @@ def steadied(accuracy_M: Floats, loss_M: Floats) -> Floats:
     seen, log_loss = regret.scaled(accuracy_M[told]), np.log(loss_M[told])
     away = log_loss - log_loss.mean()
     expected = seen.mean() + away @ seen / max(away @ away, 1e-12) * away
-    share = STEADIED / (STEADIED + len(seen))
+    share = STEADIED**2 / (STEADIED**2 + len(seen) ** 2)
     steady = accuracy_M.copy()
     steady[told] = regret.accuracy(share * expected + (1 - share) * seen)
     return steady

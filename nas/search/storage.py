@@ -136,11 +136,11 @@ class Store:
         self.rows.append(self._row(len(self.rows), trial))
         return self.rows[-1]
 
-    def complete(self, number: int, values: Sequence[float], val_loss: float | None) -> None:
-        """The trial has trained in full. Its validation loss, if it has one, becomes an attribute of its own."""
+    def complete(self, number: int, values: Sequence[float], loss: float | None) -> None:
+        """The trial has trained in full. A loss of its training, if there is one, becomes an attribute of its own."""
         with _explained(self._path):
-            if val_loss is not None:
-                self._storage.set_trial_user_attr(self._trial_id(number), LOSS, val_loss)
+            if loss is not None:
+                self._storage.set_trial_user_attr(self._trial_id(number), LOSS, loss)
             told = self._study.tell(number, list(values), state=TrialState.COMPLETE)
         self.rows[number] = self._row(number, told)
 
