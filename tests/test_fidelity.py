@@ -90,6 +90,8 @@ def test_rows_of_before_training_losses_were_noted_are_read_and_added_to(fidelit
     before = pd.read_csv(tmp_path / "new.csv").drop(columns="train_loss")
     before.to_csv(tmp_path / "old.csv", index=False)
     fidelity.append(tmp_path / "old.csv", [replace(row, key="b")])
+    lines = (tmp_path / "old.csv").read_text().splitlines()
+    assert [line.count(",") for line in lines] == [len(before.columns) - 1] * 3
     found = fidelity.read(tmp_path / "old.csv")
     assert [one.key for one in found] == ["a", "b"]
     assert all(math.isnan(one.train_loss) for one in found)

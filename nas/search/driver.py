@@ -622,7 +622,7 @@ def _loss(result: Result) -> float | None:
     On few validation images an accuracy is much a matter of luck, and so is their loss; the training loss is less so
     (training speed, arXiv:2006.04492), but says something else. The mean leans on the one that spreads more.
     """
-    curve = [loss for loss in result.get("loss_curve", ()) if loss is not None]
+    curve = result.get("loss_curve", ())
     losses = [result.get("val_loss"), fmean(curve) if curve else None]
     known = [loss for loss in losses if loss is not None]
     return float(math.prod(known) ** (1 / len(known))) if known else None
