@@ -198,7 +198,7 @@ def climb(task: Task) -> list[Row]:
             accuracy = result.accuracy or 0.0  # a diverged training ranks last
             loss = math.inf if result.val_loss is None else result.val_loss
             known = (task.regime, task.arch.key, task.macs, task.seed, task.schedule, budget)
-            train_loss = fmean(result.loss_curve) if result.loss_curve else math.nan
+            train_loss = math.inf if result.val_loss is None else fmean(result.loss_curve)
             rows.append(Row(*known, spent, accuracy, loss, round(seconds, 2), train_loss))
     return rows
 

@@ -73,7 +73,7 @@ WIDE = small({"depth": "[1, 2]", "width": "{ each_stage = [8, 16] }"}, strides=(
 NARROW = SearchSpace.from_toml(
     WIDE.text.replace("[8, 16]", "[1, 2]").replace("[fixed]", "[fixed]\nexpansion = 1\nwidth_multiple = 1")
 )
-"""Stages of one channel behind one channel, the only ones that fit without a projection what a stage alone may get."""
+"""Stages are read behind one channel, where those of one channel have no projection; behind two they do."""
 
 
 @settings(deadline=None, max_examples=40)

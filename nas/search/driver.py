@@ -617,15 +617,15 @@ def _failure(result: Result) -> str | None:
 
 
 def _loss(result: Result) -> float | None:
-    """The geometric mean of validation loss and mean training loss, or what is known of them.
+    """The geometric mean of validation loss and mean training loss, or the first where there is no other.
 
     On few validation images an accuracy is much a matter of luck, and so is their loss; the training loss is less so
     (training speed, arXiv:2006.04492), but says something else. The mean leans on the one that spreads more.
     """
-    curve = result.get("loss_curve", ())
-    losses = [result.get("val_loss"), fmean(curve) if curve else None]
-    known = [loss for loss in losses if loss is not None]
-    return float(math.prod(known) ** (1 / len(known))) if known else None
+    val_loss, curve = result.get("val_loss"), result.get("loss_curve")
+    if val_loss is None or not curve:
+        return val_loss
+    return math.sqrt(val_loss * fmean(curve))
 
 
 @contextlib.contextmanager
