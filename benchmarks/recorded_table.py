@@ -37,13 +37,11 @@ def main() -> None:
         lines[key] = {"key": key, **genes, **asdict(cost(arch, space.input_size))}
     found = [row for row in fidelity.read(options.rows) if row.schedule == options.schedule and row.key in lines]
     rows = sorted(found, key=lambda row: (row.budget, row.seed))
-    for row in rows:
-        lines[row.key][f"accuracy.{row.budget}.{row.seed}"] = round(row.accuracy, 5)
-    for row in rows:
-        lines[row.key][f"loss.{row.budget}.{row.seed}"] = round(row.val_loss, 4)
-    for row in rows:
-        if not math.isnan(row.train_loss):
-            lines[row.key][f"train.{row.budget}.{row.seed}"] = round(row.train_loss, 4)
+    for column, field, decimals in (("accuracy", "accuracy", 5), ("loss", "val_loss", 4), ("train", "train_loss", 4)):
+        for row in rows:
+            value = getattr(row, field)
+            if not math.isnan(value):
+                lines[row.key][f"{column}.{row.budget}.{row.seed}"] = round(value, decimals)
     table = pd.DataFrame(lines.values())
     if table.isna().any(axis=None):
         raise SystemExit(f"{options.rows} lacks trainings of {int(table.isna().any(axis=1).sum())} networks")
