@@ -437,12 +437,14 @@ def report_epochs(found: dict[str, list[dict[str, Any]]], trials: int) -> str:
         cells = [f"{statistics.median(one[name] for one in epochs):.0f}" for name in ("networks", "full")]
         cells.append(f"{statistics.median(one['spent'] for one in epochs) / trials:.2f}")
         for share in SHARES:
-            middles = [statistics.median(one["shares"][share][column] for one in epochs) for column in (0, 1)]
-            cells.append(" / ".join(f"{middle:.3f}" for middle in middles))
+            cells.append(" / ".join(quartiles([one["shares"][share][column] for one in epochs]) for column in (0, 1)))
         if level is not None:
             needed = [next((spent for spent, volume in one["trace"] if volume >= level), np.inf) for one in epochs]
-            middle = float(np.quantile(needed, 0.5, method="nearest"))
-            cells.append(f"{middle / trials:.2f}" if np.isfinite(middle) else "-")
+            low, middle, high = (
+                f"{spent / trials:.2f}" if np.isfinite(spent) else "-"
+                for spent in np.quantile(needed, [0.25, 0.5, 0.75], method="nearest").tolist()
+            )
+            cells.append(f"{middle} ({low} to {high})")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
+from scipy import stats
 
 from nas.pareto import hypervolume
 from nas.search import ehvi, surrogate
@@ -30,6 +31,7 @@ from nas.search.ehvi import (
     remembered,
     staircase,
     steadied,
+    trust,
 )
 from nas.search.gate import Candidate, Gate
 from nas.search.known import known
@@ -124,49 +126,94 @@ def test_the_scale_is_taken_back() -> None:
     assert regret.accuracy(regret.scaled(accuracy_M)) == pytest.approx(accuracy_M)
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 10)), min_size=1, max_size=12), st.floats(0.1, 10))
-def test_steadied_accuracies_are_level_with_those_seen(trials: list[tuple[float, float]], unit: float) -> None:
+NO_COSTS = np.empty((300, 0))
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 10), st.floats(0, 20)), min_size=1, max_size=12),
+    st.floats(0.1, 10),
+)
+def test_steadied_accuracies_are_level_with_those_seen(trials: list[tuple[float, float, float]], unit: float) -> None:
     """Whatever the unit of the losses; and none is far above the best."""
-    accuracy_M, loss_M = np.array(trials).T
-    steady_M = steadied(accuracy_M, loss_M)
+    accuracy_M, loss_M, log_cost_M = np.array(trials).T
+    steady_M = steadied(accuracy_M, loss_M, log_cost_M[:, None])
     regret = LogRegret.of(accuracy_M)
     assert np.all(steady_M < regret.best + regret.gap)
     told_M, steady_t = regret.scaled(accuracy_M), -np.log(regret.best + regret.gap - steady_M)
     assert steady_t.mean() == pytest.approx(told_M.mean(), abs=1e-6)
-    assert steadied(accuracy_M, loss_M * unit) == pytest.approx(steady_M, abs=1e-6)
+    assert steadied(accuracy_M, loss_M * unit, log_cost_M[:, None]) == pytest.approx(steady_M, abs=1e-6)
 
 
 def test_losses_that_say_the_same_leave_accuracies_as_they_are() -> None:
     accuracy_M = np.random.default_rng(0).random(20)
     loss_M = np.exp(-2 * LogRegret.of(accuracy_M).scaled(accuracy_M))
-    assert steadied(accuracy_M, loss_M) == pytest.approx(accuracy_M)
+    assert steadied(accuracy_M, loss_M, NO_COSTS[:20]) == pytest.approx(accuracy_M)
 
 
 def test_losses_that_say_nothing_leave_accuracies_in_their_order() -> None:
     accuracy_M = np.random.default_rng(0).random(20)
-    steady_M = steadied(accuracy_M, np.full(20, 0.7))
+    steady_M = steadied(accuracy_M, np.full(20, 0.7), NO_COSTS[:20])
     assert np.argsort(steady_M).tolist() == np.argsort(accuracy_M).tolist()
     assert np.ptp(steady_M) < np.ptp(accuracy_M)
 
 
 @pytest.mark.parametrize(("trials", "share"), [(10, 1 / 226), (150, 1 / 2), (300, 4 / 5)])
-def test_what_was_seen_counts_more_the_more_trials_there_are(trials: int, share: float) -> None:
+@pytest.mark.parametrize("trusted", [1.0, 0.4])
+def test_what_was_seen_counts_more_the_more_trials_there_are_and_the_less_losses_are_trusted(
+    trials: int, share: float, trusted: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ehvi, "trust", lambda *_: trusted)
     accuracy_M = np.random.default_rng(0).random(trials)
     regret = LogRegret.of(accuracy_M)
-    steady_M = steadied(accuracy_M, np.full(trials, 0.7))
+    steady_M = steadied(accuracy_M, np.full(trials, 0.7), NO_COSTS[:trials])
     seen, steady = (-np.log(regret.best + regret.gap - one_M) for one_M in (accuracy_M, steady_M))
-    assert steady - steady.mean() == pytest.approx(share * (seen - seen.mean()))
+    assert steady - steady.mean() == pytest.approx((1 - trusted * (1 - share)) * (seen - seen.mean()))
 
 
 def test_of_equal_accuracies_that_of_the_smaller_loss_is_taken_for_the_better() -> None:
     """Also where a training without a loss stands between, which counts as it was seen."""
     accuracy_M = np.array([0.5, 0.6, 0.7, 0.8, 0.8, 0.9])
     loss_M = np.array([1.4, 1.2, 1.0, np.nan, 0.5, 0.6])
-    steady_M = steadied(accuracy_M, loss_M)
+    steady_M = steadied(accuracy_M, loss_M, NO_COSTS[:6])
     assert steady_M[3] == 0.8
     assert 0.8 < steady_M[4] < 0.9 and steady_M[5] < 0.9
     for useless in (np.nan, 0.0, -1.0, np.inf):
-        assert steadied(accuracy_M, np.full(6, useless)).tolist() == accuracy_M.tolist()
+        assert steadied(accuracy_M, np.full(6, useless), NO_COSTS[:6]).tolist() == accuracy_M.tolist()
+
+
+def test_losses_are_trusted_as_bayes_rule_says() -> None:
+    """Against the densities themselves: correlated by -.5 or not at all, ten to one beforehand."""
+    rng = np.random.default_rng(0)
+    seen_M = rng.normal(size=9)
+    log_loss_M = 0.3 * rng.normal(size=9) - 0.1 * seen_M
+    pairs = np.column_stack([seen_M, log_loss_M])
+    pairs = (pairs - pairs.mean(axis=0)) / pairs.std(axis=0)
+    either, none = (stats.multivariate_normal([0, 0], [[1, r], [r, 1]]).logpdf(pairs) for r in (-0.5, 0.0))
+    odds = 10 * np.exp(8 / 9 * np.sum(either - none))  # a mean takes one of the nine
+    assert trust(seen_M, log_loss_M, NO_COSTS[:9]) == pytest.approx(odds / (1 + odds))
+
+
+@given(st.integers(0, 1_000), st.integers(1, 3), st.floats(-3, 3), st.floats(-3, 3))
+def test_trust_is_in_what_losses_say_beyond_costs(seed: int, count: int, accurate: float, lossy: float) -> None:
+    rng = np.random.default_rng(seed)
+    seen_M, log_loss_M, log_costs_MC = rng.normal(size=20), rng.normal(size=20), 12 + rng.normal(size=(20, count))
+    slope_M = log_costs_MC.sum(axis=1)
+    found = trust(seen_M, log_loss_M, log_costs_MC)
+    assert trust(2 * seen_M + accurate * slope_M, 0.1 * log_loss_M + lossy * slope_M, log_costs_MC) == pytest.approx(
+        found
+    )
+
+
+def test_trust_needs_trials() -> None:
+    """It is as at first while costs could explain everything, and fades where losses say the same as they do."""
+    rng = np.random.default_rng(0)
+    seen_M, log_costs_MC = rng.normal(size=60), rng.normal(size=(60, 2))
+    log_loss_M = log_costs_MC @ [-0.2, 0.1]
+    trusted = [trust(seen_M[:count], log_loss_M[:count], log_costs_MC[:count]) for count in (1, 2, 3, 4, 20, 60)]
+    assert trusted[:3] == pytest.approx([10 / 11] * 3)
+    assert trusted[2] > trusted[3] > trusted[4] > 0.2 and trusted[5] < 1e-3
+    assert trust(seen_M, log_loss_M - 0.1 * seen_M, log_costs_MC) > 0.999
+    assert trust(seen_M, log_loss_M + 0.1 * seen_M, log_costs_MC) < 1e-9
 
 
 def test_what_a_study_says_of_losses_is_used_and_nothing_else() -> None:
@@ -182,8 +229,9 @@ def test_what_a_study_says_of_losses_is_used_and_nothing_else() -> None:
     plain, told = believed(made)[1], believed(with_losses)[1]
     assert plain.accuracy.tolist() == plain.seen.tolist() == told.seen.tolist()
     known_M = np.append(loss_M[:10], [np.nan, np.nan])
-    assert told.accuracy.tolist() == steadied(told.seen, known_M).tolist() != told.seen.tolist()
-    assert told.accuracy_of_first(7).tolist() == steadied(told.seen[:7], known_M[:7]).tolist()
+    log_costs_MC = np.log([[trial.values[1]] for trial in made.trials])
+    assert told.accuracy.tolist() == steadied(told.seen, known_M, log_costs_MC).tolist() != told.seen.tolist()
+    assert told.accuracy_of_first(7).tolist() == steadied(told.seen[:7], known_M[:7], log_costs_MC[:7]).tolist()
 
 
 @given(networks, st.integers(0, 6))

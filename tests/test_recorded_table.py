@@ -12,11 +12,12 @@ import optuna
 import pandas as pd
 import pytest
 from optuna.trial import TrialState
+from scipy.stats import spearmanr
 from scored_search import search, study_of, trials_of
 
 from nas.cost.formula import cost
 from nas.executors import Spec
-from nas.search.ehvi import LOSS, steadied
+from nas.search.ehvi import LOSS, LogRegret, steadied, trust
 from nas.search.samplers import SAMPLERS
 from nas.space import SearchSpace
 
@@ -60,12 +61,34 @@ def test_accuracies_and_losses_together_foretell_other_seeds_better_than_accurac
         accuracy_N, val_loss_N, train_loss_N = columns
         others_N = some[[f"accuracy.{steps}.{seed}" for seed in range(1, 6)]].to_numpy().mean(axis=1)
         by_one_N, by_both_N = (
-            steadied(accuracy_N, loss_N) for loss_N in (val_loss_N, np.sqrt(val_loss_N * train_loss_N))
+            steadied(accuracy_N, loss_N, np.log(some[["macs"]].to_numpy()))
+            for loss_N in (val_loss_N, np.sqrt(val_loss_N * train_loss_N))
         )
         found.append([np.corrcoef(others_N, one_N)[0, 1] for one_N in (accuracy_N, by_one_N, by_both_N)])
     seen, by_one, by_both = np.mean(found, axis=0)
     assert by_both > seen + 0.025
     assert by_both > by_one
+
+
+@pytest.mark.parametrize("steps", [18, 36, 72])
+@pytest.mark.parametrize("costs", [["macs"], ["macs", "params", "activations"]])
+def test_losses_of_other_networks_and_of_costs_are_not_trusted(steps: int, costs: list[str]) -> None:
+    """Means over draws of 60 networks: only a network's own losses are, and what was seen is lost in no other case."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(40):
+        some = TABLE.iloc[rng.choice(len(TABLE), 60, replace=False)]
+        accuracy_N, own_N = some[f"accuracy.{steps}.0"].to_numpy(), some[f"loss.{steps}.0"].to_numpy()
+        log_costs_NC = np.log(some[costs].to_numpy())
+        of_costs_N = np.exp(-0.2 * log_costs_NC[:, 0] + 0.05 * rng.standard_normal(60))
+        seen_N = LogRegret.of(accuracy_N).scaled(accuracy_N)
+        for loss_N in (own_N, rng.permutation(own_N), of_costs_N):
+            steady_N = steadied(accuracy_N, loss_N, log_costs_NC)
+            trusted = trust(seen_N, np.log(loss_N), log_costs_NC)
+            found.append((trusted, spearmanr(steady_N, accuracy_N)[0], spearmanr(steady_N, -loss_N)[0]))
+    own, others, of_costs = np.array(found).reshape(40, 3, 3).mean(axis=0)
+    assert own[0] > 0.95 and own[2] > 0.95
+    assert max(others[0], of_costs[0]) < 0.1 and min(others[1], of_costs[1]) > 0.95
 
 
 @pytest.mark.parametrize("halving", [False, True])

@@ -59,7 +59,7 @@ def told_losses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
     """The accuracies and losses that `ehvi` sees, as it is asked."""
     told: list[tuple[float, float]] = []
 
-    def watched(accuracy_M: NDArray[np.float64], loss_M: NDArray[np.float64]) -> NDArray[np.float64]:
+    def watched(accuracy_M: NDArray[np.float64], loss_M: NDArray[np.float64], *_: Any) -> NDArray[np.float64]:
         told.extend(zip(accuracy_M.tolist(), loss_M.tolist(), strict=True))
         return accuracy_M
 
@@ -214,3 +214,16 @@ def test_a_second_table_counts_epochs(by_rungs: Path) -> None:
     assert [cell.strip() for cell in full[1:5]] == ["ehvi", "25", "25", "1.00"]
     assert halved[1].strip() == "ehvi+halving" and halved[2].strip() == "38"
     assert int(halved[3]) < 38 and float(halved[4]) < 1.5
+
+
+def test_what_is_counted_by_epochs_has_quartiles(quality: ModuleType) -> None:
+    def search(found: float, needed: float) -> dict[str, Any]:
+        shares = {share: (found * share, found) for share in quality.SHARES}
+        return {"epochs": {"shares": shares, "trace": [(needed, 0.99)], "networks": 9, "full": 4, "spent": 5.0}}
+
+    one_each = [search(found / 10, 10.0 * found) for found in range(1, 6)]
+    *_, line = quality.report_epochs({"ehvi": one_each}, trials=20).splitlines()
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells[:4] == ["ehvi", "9", "4", "0.25"]
+    assert cells[-2:] == ["0.300 (0.200 to 0.400) / 0.300 (0.200 to 0.400)", "1.50 (1.00 to 2.00)"]
+    assert cells[4].startswith("0.030 (0.020 to 0.040) / 0.300")

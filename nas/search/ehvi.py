@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from scipy.special import log_ndtr, ndtr
+from scipy.special import expit, log_ndtr, ndtr
 from scipy.stats import qmc
 
 from nas.pareto import non_dominated
@@ -79,6 +79,9 @@ LOSS = "loss"
 geometric mean of the validation loss and the mean training loss."""
 STEADIED = 150
 """After so many trials accuracies count as much as what losses let expect; after fewer less, after more more."""
+RELATED, TRUSTED = 0.5, 10.0
+"""A loss that is worth something goes with accuracies by this correlation, costs held fixed; such losses are at first
+so many times as likely as those that say nothing."""
 UNINTERESTING = 0.3
 """Share of the space's networks whose accuracies lie below the region of interest, unless a floor is declared."""
 
@@ -484,11 +487,11 @@ class History:
 
     @cached_property
     def accuracy(self) -> Floats:
-        return steadied(self.seen, self.loss)
+        return steadied(self.seen, self.loss, self.done.log_costs)
 
     def accuracy_of_first(self, count: int) -> Floats:
         """As the accuracy was when so many trials were finished."""
-        return steadied(self.seen[:count], self.loss[:count])
+        return steadied(self.seen[:count], self.loss[:count], self.done.log_costs[:count])
 
     @cached_property
     def distinct(self) -> set[bytes]:
@@ -552,13 +555,13 @@ class LogRegret(NamedTuple):
         return gain_N
 
 
-def steadied(accuracy_M: Floats, loss_M: Floats) -> Floats:
+def steadied(accuracy_M: Floats, loss_M: Floats, log_costs_MC: Floats) -> Floats:
     """Accuracies, each a mean of what was seen and of what the loss of that training lets expect.
 
-    That is, on the scale of `LogRegret`, a linear regression on the logarithm of the loss; where losses say nothing,
-    one value for all, which changes no order. A loss is less coarse, but says something else; as trials come together,
-    their accuracies average out by themselves, and losses count less (see `STEADIED`): when there are twice as many, a
-    fifth. Accuracies without a finite loss above 0 stay as they are.
+    That is, on the scale of `LogRegret`, a linear regression on the logarithm of the loss. A loss is less coarse, but
+    says something else; as trials come together, their accuracies average out by themselves, and losses count less (see
+    `STEADIED`): when there are twice as many, a fifth. They count as far as they are to be trusted (see `trust`).
+    Accuracies without a finite loss above 0 stay as they are.
     """
     told = np.isfinite(loss_M) & (loss_M > 0)
     if not told.any():
@@ -567,10 +570,28 @@ def steadied(accuracy_M: Floats, loss_M: Floats) -> Floats:
     seen, log_loss = regret.scaled(accuracy_M[told]), np.log(loss_M[told])
     away = log_loss - log_loss.mean()
     expected = seen.mean() + away @ seen / max(away @ away, 1e-12) * away
-    share = STEADIED**2 / (STEADIED**2 + len(seen) ** 2)
+    share = STEADIED**2 / (STEADIED**2 + len(seen) ** 2) * trust(seen, log_loss, log_costs_MC[told])
     steady = accuracy_M.copy()
     steady[told] = regret.accuracy(share * expected + (1 - share) * seen)
     return steady
+
+
+def trust(seen_M: Floats, log_loss_M: Floats, log_costs_MC: Floats) -> float:
+    """How likely losses are to say something of accuracies that costs do not say: 0 to 1.
+
+    Bayes' rule for two normal variables, the residuals of accuracies and losses on logarithms of costs: their
+    correlation is either -`RELATED` or 0, the former `TRUSTED` times as likely before any trial. Few trials cannot tell
+    a slope from chance, and a regression on chance drowns what was seen.
+    """
+    freedom = max(len(seen_M) - 1 - log_costs_MC.shape[1], 0)
+    known = np.column_stack([np.ones(len(seen_M)), log_costs_MC])
+    both = np.column_stack([seen_M, log_loss_M])
+    rest = both - known @ np.linalg.lstsq(known, both)[0]
+    norms = np.linalg.norm(rest, axis=0)
+    correlation = rest[:, 0] @ rest[:, 1] / max(norms[0] * norms[1], 1e-9)
+    left = 1 - RELATED**2
+    evidence = -freedom * (0.5 * np.log(left) + (RELATED**2 + RELATED * correlation) / left)
+    return float(expit(np.log(TRUSTED) + evidence))
 
 
 @dataclass(frozen=True, eq=False)
