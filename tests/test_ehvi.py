@@ -181,6 +181,17 @@ def test_of_equal_accuracies_that_of_the_smaller_loss_is_taken_for_the_better() 
         assert steadied(accuracy_M, np.full(6, useless), NO_COSTS[:6]).tolist() == accuracy_M.tolist()
 
 
+def test_the_order_of_trials_does_not_matter() -> None:
+    """Also where some have no loss."""
+    rng = np.random.default_rng(0)
+    accuracy_M, log_costs_MC = rng.random(20), rng.normal(size=(20, 1))
+    loss_M = np.exp(0.5 * log_costs_MC[:, 0] - 0.3 * accuracy_M + 0.1 * rng.normal(size=20))
+    loss_M[[3, 11]] = np.nan
+    order = rng.permutation(20)
+    steady_M = steadied(accuracy_M, loss_M, log_costs_MC)
+    assert steadied(accuracy_M[order], loss_M[order], log_costs_MC[order]) == pytest.approx(steady_M[order], rel=1e-9)
+
+
 def test_losses_are_trusted_as_bayes_rule_says() -> None:
     """Against the densities themselves: correlated by -.5 or not at all, ten to one beforehand."""
     rng = np.random.default_rng(0)
