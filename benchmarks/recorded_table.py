@@ -1,15 +1,13 @@
 """The rows of `fidelity.py --regimes all` as a table of a whole space, one line for each network.
 
-    python benchmarks/fidelity.py --space tiny --regimes all --schedules average --seeds 3 --budgets 18,36,72,144 \\
-        --images 1150 --val-fraction 0.2 --workers 2 --rows rows.csv
-    python benchmarks/recorded_table.py --space tiny --rows rows.csv --out tests/tables/tiny_digits.csv
-
-With `--space tests/tables/small.toml --budgets 18,36,72 --seeds 6` the same two commands make `small_digits.csv`.
+    python benchmarks/fidelity.py --space tests/tables/small.toml --regimes all --schedules average --seeds 6 \\
+        --budgets 18,36,72 --images 1150 --val-fraction 0.2 --workers 2 --rows rows.csv
+    python benchmarks/recorded_table.py --space tests/tables/small.toml --rows rows.csv \\
+        --out tests/tables/small_digits.csv
 
 Columns: the network's key, its genes (`gene.NAME`, the first option where one does not act), its exact costs, and its
 accuracy, its validation loss and the mean of its training loss over the epochs (nats) for each budget of steps and each
-seed (`accuracy.STEPS.SEED`, `loss.STEPS.SEED`, `train.STEPS.SEED`): a form that `search_quality.py` reads. The losses
-of `tiny_digits.csv` are not on record.
+seed (`accuracy.STEPS.SEED`, `loss.STEPS.SEED`, `train.STEPS.SEED`): a form that `search_quality.py` reads.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ from nas.search.halving import (
 from nas.search.samplers import SAMPLERS, Proposer
 from nas.train import Recipe, train
 
-TABLE = pd.read_csv(Path(__file__).parent / "tables" / "tiny_digits.csv", index_col="key")
+TABLES = Path(__file__).parent / "tables"
+TABLE = pd.read_csv(TABLES / "small_digits.csv", index_col="key")
 
 # ---- budgets -----------------------------------------------------------------------------------------------------
 
@@ -620,7 +621,8 @@ def test_a_training_by_rungs_equals_one_in_one_go(tmp_path: Path) -> None:
 def replay(out: Path, score: Callable[[str, int], float], **changes: Any) -> tuple[pd.DataFrame, float]:
     """A search of 80 networks of the table, a score by key and steps; its trials, and what it took of all in full."""
     executor = ScoredExecutor(lambda spec: score(spec["key"], *spec["budget"].values()))
-    summary = run_search(settings(out, sampler="ehvi", steps=72, trials=80, **changes), executor=executor)
+    space = str(TABLES / "small.toml")
+    summary = run_search(settings(out, space=space, sampler="ehvi", steps=72, trials=80, **changes), executor=executor)
     return trials_of(out), summary.trained
 
 
