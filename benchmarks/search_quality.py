@@ -385,9 +385,12 @@ def reached(trace: Sequence[float], level: float) -> float:
     return next((float(trial) for trial, share in enumerate(trace, 1) if share >= level), float("inf"))
 
 
-def quartiles(values: Sequence[float]) -> str:
-    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], method="nearest")
-    return f"{middle:.3f} ({low:.3f} to {high:.3f})" if np.isfinite(high) else f"{middle:.3f} ({low:.3f} to -)"
+def quartiles(values: Sequence[float], decimals: int = 3) -> str:
+    low, middle, high = (
+        f"{value:.{decimals}f}" if np.isfinite(value) else "-"
+        for value in np.quantile(values, [0.25, 0.5, 0.75], method="nearest").tolist()
+    )
+    return f"{middle} ({low} to {high})"
 
 
 def goals(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
@@ -440,11 +443,7 @@ def report_epochs(found: dict[str, list[dict[str, Any]]], trials: int) -> str:
             cells.append(" / ".join(quartiles([one["shares"][share][column] for one in epochs]) for column in (0, 1)))
         if level is not None:
             needed = [next((spent for spent, volume in one["trace"] if volume >= level), np.inf) for one in epochs]
-            low, middle, high = (
-                f"{spent / trials:.2f}" if np.isfinite(spent) else "-"
-                for spent in np.quantile(needed, [0.25, 0.5, 0.75], method="nearest").tolist()
-            )
-            cells.append(f"{middle} ({low} to {high})")
+            cells.append(quartiles([spent / trials for spent in needed], decimals=2))
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -40,6 +40,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import expit, log_ndtr, ndtr
 from scipy.stats import qmc
 
+from nas.evidence import left_over
 from nas.pareto import non_dominated
 from nas.search.startup import StartupSampler
 from nas.search.surrogate import Floats, GaussianProcess, Genes, embedded, fits
@@ -584,11 +585,9 @@ def trust(seen_M: Floats, log_loss_M: Floats, log_costs_MC: Floats) -> float:
     a slope from chance, and a regression on chance drowns what was seen.
     """
     freedom = max(len(seen_M) - 1 - log_costs_MC.shape[1], 0)
-    known = np.column_stack([np.ones(len(seen_M)), log_costs_MC])
-    both = np.column_stack([seen_M, log_loss_M])
-    rest = both - known @ np.linalg.lstsq(known, both)[0]
-    norms = np.linalg.norm(rest, axis=0)
-    correlation = rest[:, 0] @ rest[:, 1] / max(norms[0] * norms[1], 1e-9)
+    seen_left_M, loss_left_M = (left_over(values_M, log_costs_MC) for values_M in (seen_M, log_loss_M))
+    scale = float(np.linalg.norm(seen_left_M) * np.linalg.norm(loss_left_M))
+    correlation = seen_left_M @ loss_left_M / max(scale, 1e-9)
     left = 1 - RELATED**2
     evidence = -freedom * (0.5 * np.log(left) + (RELATED**2 + RELATED * correlation) / left)
     return float(expit(np.log(TRUSTED) + evidence))
